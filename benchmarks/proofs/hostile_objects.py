@@ -5,7 +5,7 @@ fields: wrong types, depth, sizes, duplicate keys, numbers that are none, text t
 them metrics of rewards, and limits of objects (`max_bytes`) that change meanwhile. Bandits have the
 default encoder, crosses that are chosen or declared, personal fields, and metrics. What is accepted
 is explained, rewarded and trained on. A refused request must change nothing in the database, and
-the server's data must pass `verify` at the end.
+what the last bandits have accepted must pass `verify` at the end.
 """
 
 from __future__ import annotations
@@ -86,11 +86,12 @@ class ObjectAttack(Attack):
         }  # fmt: skip
         names = list(kinds)
         for number in range(num):
-            kinds[names[number % len(names)]]()
-            if number % SETTLED == SETTLED - 1:
+            if number and number % SETTLED == 0:
                 self._settle()
+                self._replace()
                 if sys.stdout.isatty():
-                    print(f"\r{number + 1} of {num} cases", end="", flush=True)
+                    print(f"\r{number} of {num} cases", end="", flush=True)
+            kinds[names[number % len(names)]]()
         self._settle()
 
     # -- cases ------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class ObjectAttack(Attack):
             self._made.append((name, answer.json()["decision_id"]))
 
     def _settle(self) -> None:
-        """Learn from what was accepted, explain some of it, and replace all bandits."""
+        """Learn from what was accepted, and explain some of it."""
         for number, (name, decision_id) in enumerate(self._made):
             body: dict[str, Any] = {"decision_id": decision_id, "reward": number % 2}
             if name == "metrics":
@@ -234,10 +235,13 @@ class ObjectAttack(Attack):
                     content = b'{"context":%s}' % value
                     self._send("trained", "POST", f"/bandits/{name}/score", False, content)
         self._made.clear()
+        self.measure_memory()
+
+    def _replace(self) -> None:
+        """Put new bandits in place of all; the last ones stay, to be verified."""
         for bandit in self.http.get("/bandits").json()["bandits"]:
             self.http.delete(f"/bandits/{bandit['name']}").raise_for_status()
         self._prepare()
-        self.measure_memory()
 
     def _prepare(self) -> None:
         for name, spec in _KEPT.items():
