@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,6 +36,40 @@ def test_decided_at_one_and_rewarded_at_the_other(crew) -> None:
     first, second = at_equal_positions(crew, name, [0.5, 1.0])
     assert first == second  # to the last bit
     assert first["position"] == 31
+
+
+def test_shadows_that_a_worker_decides_serve_nothing_and_are_in_log_and_explanation(crew) -> None:
+    """One by one and as a batch, whose decisions are drawn together; all at both workers."""
+    arms = [
+        {"name": "control", "share": 0.5, "action": "x"},
+        {"name": "dark", "share": 0.0, "action": "y", "shadow": True},
+        {"name": "flat", "share": 0.0, "policy": "uniform", "shadow": True},
+    ]
+    one, two = crew.both
+    name = one.two_actions(policy="uniform", arms=arms)
+    made = []
+    for number in range(40):
+        decider, items = crew.both[number % 2], [{"bandit": name, "context": [1, 0]}] * 3
+        if number < 20:
+            made.append(decider.select(name, [1, 0]))
+            continue
+        answers = decider.call("POST", "/select/batch", {"items": items})["items"]
+        made += [item["answer"] for item in answers]
+    assert {each["arm"] for each in made} == {"control", "bandit"}
+    for each in made:  # the mixture of a half and of a uniform choice, as without shadows
+        assert each["propensity"] == {"x": 0.75, "y": 0.25}[each["action"]["id"]]
+    shadows = {}
+    for number, each in enumerate(made):
+        reader = crew.both[number // 2 % 2]
+        kept = reader.call("GET", f"/bandits/{name}/decisions/{each['decision_id']}")
+        assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
+        assert kept["shadows"]["dark"] == "y"
+        shadows[each["decision_id"]] = kept["shadows"]
+    assert {each["flat"] for each in shadows.values()} == {"x", "y"}
+    for api in crew.both:
+        rows = [json.loads(line) for line in api.http.get(f"/bandits/{name}/log").text.splitlines()]
+        found = {r["decision_id"]: r["shadows"] for r in rows if r["kind"] == "decision"}
+        assert found == shadows
 
 
 def test_a_change_is_seen_at_both_as_soon_as_it_is_answered(crew) -> None:

@@ -198,6 +198,7 @@ class _Recording(NamedTuple):
             (chosen,), None, None, self.version, self.position, choice.propensity,
             command.activate, choice.explored, choice.std, command.unit,
             arm=choice.arm, served=None if choice.arm is None else command.served,
+            shadows=_shadows(choice, self.slots, self.ids),
         )  # fmt: skip
 
 
@@ -260,20 +261,27 @@ def _drawn(
         propensities=everyone,
         arm=choice.arm,
         served=None if choice.arm is None else command.served,
-        shadows=_shadows(model, offer, choice),
+        shadows=_shadows(choice, offer.candidates.slots, model.catalogue.ids, offer.ids),
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1
     return Drawn(record, late, several, choice.encode_s, draw_s)
 
 
-def _shadows(model: ServingModel, offer: Offer, choice: Choice) -> dict[str, ActionId] | None:
-    """Return what shadows would have served; None without shadows."""
+def _shadows(
+    choice: Choice,
+    slots: NDArray[np.int64],
+    catalogue: Sequence[ActionId],
+    offered: Sequence[ActionId] | None = None,
+) -> dict[str, ActionId] | None:
+    """Return what shadows would have served; None without shadows.
+
+    `offered`: The candidates' ids, where the request lists them; None: they are the catalogue's.
+    """
     if not choice.shadows:
         return None
-    slots, ids = offer.candidates.slots, offer.ids
     return {
-        name: model.catalogue.ids[int(slots[index])] if ids is None else ids[index]
+        name: catalogue[int(slots[index])] if offered is None else offered[index]
         for name, index in choice.shadows.items()
     }
 

@@ -191,6 +191,9 @@ class Readers:
             # How much a decision was to read is the store's own affair.
             "counted decisions": plain([row._replace(num_bytes=0) for row in counted + later]),
             "counted values": plain(
-                [counting.learned(bandit.key, after, MOST, 7) for after in (0, 3)]
+                [
+                    counting.learned(bandit.key, after, MOST, 7, shadows=after == 0)
+                    for after in (0, 3)
+                ]
             ),
         }

@@ -13,6 +13,7 @@ from service.store.errors import Conflict, UnknownDecision
 from service.store.identity import key_at
 from service.store.records import Propensities, StoredAnswer
 from tests.store.contract.readable import plain
+from tests.store.reporting import rewards
 
 
 def stored(store, bandit) -> list[str]:
@@ -65,6 +66,32 @@ def test_the_arm_is_stored_with_a_decision(client, store, make, served):
             bandit, history.moment(bandit), DecisionKey(0), 9, 1 << 20
         ).decisions
         assert (page.record.arm, page.record.served) == ("control", served)
+
+
+@pytest.mark.parametrize("served", [None, "a3"])
+@pytest.mark.parametrize("listed", [None, ("a0", "a1")])
+def test_what_shadows_would_have_served_is_stored_with_a_decision(
+    client, store, make, served, listed
+):
+    bandit = make.bandit(client, store)
+    given = {"dark": "a2", "flat": "a0"}
+    record = make.decision(bandit, "d0")._replace(
+        arm="control", served=served, candidates=listed, shadows=given
+    )
+    assert client.call(store.append_decision, record) is None
+    assert client.call(store.append_decision, make.decision(bandit, "d1")) is None
+    for name in ("d0", "d1"):
+        client.call(rewards(store), make.report(name, 0.5))
+    with store.reader() as reader, store.history() as history, store.counting() as counting:
+        assert reader.answer(DecisionId("d0")).arm == "control"
+        found = history.decision(bandit, DecisionId("d0")).record
+        assert (found.shadows, found.served, found.candidates) == (given, served, listed)
+        assert history.decision(bandit, DecisionId("d1")).record.shadows is None
+        logged = history.logged(bandit, history.moment(bandit), DecisionKey(0), 9, 1 << 20)
+        assert [each.record.shadows for each in logged.decisions] == [given, None]
+        values = counting.learned(bandit.key, 0, 1 << 20, 9, shadows=True)
+        assert [each.shadows for each in values] == [given, None]
+        assert [each.shadows for each in counting.learned(bandit.key, 0, 1 << 20, 9)] == [None] * 2
 
 
 def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
