@@ -401,7 +401,10 @@ def _as_msgpack(response: Response) -> Response:
     if not isinstance(response, JSONResponse) and response.media_type != JSON:
         return response
     content = msgspec.msgpack.encode(msgspec.json.decode(bytes(response.body)))
-    return Response(content, response.status_code, media_type=MSGPACK)
+    packed = Response(content, response.status_code, media_type=MSGPACK)
+    if (tag := response.headers.get("etag")) is not None:
+        packed.headers["etag"] = tag
+    return packed
 
 
 # -- the identity of a body ---------------------------------------------------------------------

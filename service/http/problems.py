@@ -36,6 +36,7 @@ from service.http.errors import (
 from service.http.schemas.decide import FieldProblem, Problem
 from service.observe.counters import Metrics
 from service.serving.errors import (
+    ConfigurationChanged,
     UnknownAction,
     UnknownBandit,
     UnknownChallenger,
@@ -74,6 +75,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownSnapshot: (404, "unknown-snapshot", "No such snapshot"),
     UnknownEvaluation: (404, "unknown-evaluation", "No such evaluation"),
     UnknownChallenger: (404, "unknown-challenger", "No such challenger"),
+    ConfigurationChanged: (412, "configuration-changed", "Somebody else has changed it meanwhile"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store cannot be used"),
@@ -142,6 +144,8 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
             headers["Retry-After"] = str(error.retry_after_s)
         elif isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
+        elif isinstance(error, ConfigurationChanged) and error.current is not None:
+            headers["ETag"] = f'"{error.current}"'
     elif isinstance(error, HTTPException):
         name = HTTP_TYPES.get(error.status_code, "http-error")
         title = name.replace("-", " ").capitalize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from service.store.errors import ServiceError, Unavailable
 
 
@@ -43,3 +45,20 @@ class UnknownChallenger(ServiceError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no challenger {name!r}")
+
+
+class ConfigurationChanged(ServiceError):
+    """A change was made for another version of a configuration than is there.
+
+    Attributes:
+        current: The version that is there; None: there is no such bandit.
+    """
+
+    def __init__(self, name: str, current: str | None, wanted: Collection[str]) -> None:
+        self.current = current
+        asked = " or ".join(f'"{each}"' for each in wanted)
+        there = "there is no such bandit" if current is None else f'it has version "{current}"'
+        super().__init__(
+            f"the change is for version {asked} of the configuration of {name!r}, and {there}:"
+            " nothing was changed"
+        )

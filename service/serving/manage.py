@@ -28,6 +28,7 @@ from service.serving.engine import Engine
 from service.serving.errors import UnknownAction
 from service.serving.planning import Plan, check_buildable, planned
 from service.serving.threads import in_own_thread
+from service.serving.versions import check_version
 from service.store.errors import InvalidRequest, ServiceError
 from service.store.records import BanditRecord
 
@@ -35,19 +36,26 @@ ROUNDS_READ = 32  # for how long they take
 
 
 async def put_bandit(
-    engine: Engine, name: str, spec: BanditSpec, given: Collection[str] = ()
+    engine: Engine,
+    name: str,
+    spec: BanditSpec,
+    given: Collection[str] = (),
+    wanted: Collection[str] | None = None,
 ) -> tuple[Bandit, bool]:
     """Create a bandit (True), or change an existing one (False).
 
     What has to be relearned from the log for a change is learned after the return, and served
-    then; see `reconfiguring`. `given`: the keys that the request names.
+    then; see `reconfiguring`. `given`: the keys that the request names. `wanted`: the versions of
+    the configuration that the change is for; see `check_version`.
 
     Raises:
+        ConfigurationChanged: It is for another version.
         InvalidRequest: The configuration names what does not exist.
         Conflict: The log cannot answer for a key that differs.
     """
     async with engine.live.changing(name):  # two creations of one name must not race
         known = engine.live.get(name)
+        check_version(name, known, wanted)
         if known is not None:
             return await _change(engine, known, spec, given), False
         return await _create(engine, name, spec), True
@@ -66,14 +74,21 @@ async def create_missing(engine: Engine, name: str, spec: BanditSpec) -> bool:
         return True
 
 
-async def plan(engine: Engine, name: str, spec: BanditSpec, given: Collection[str] = ()) -> Plan:
+async def plan(
+    engine: Engine,
+    name: str,
+    spec: BanditSpec,
+    given: Collection[str] = (),
+    wanted: Collection[str] | None = None,
+) -> Plan:
     """Return what `put_bandit` would do; nothing is changed.
 
     Raises:
-        InvalidRequest, Conflict: As `put_bandit` would.
+        InvalidRequest, Conflict, ConfigurationChanged: As `put_bandit` would.
     """
     async with engine.live.changing(name):
         known = engine.live.get(name)
+        check_version(name, known, wanted)
         if known is None:
             return Plan("created", await _checked_new(engine, name, spec))
         found = await _checked_change(engine, known, spec, given)

@@ -149,8 +149,10 @@ def test_the_guard_hands_over_and_a_restart_leaves_it_so(launch) -> None:
 
     poll(noted, "what the guard did is in the audit trail")
     node.call("PUT", "/bandits/shop", spec | {"training": {"train_every": 77}})  # says no mode
+    version = node.http.get("/bandits/shop").headers["etag"]
     node.stop()
     node.start()
+    assert node.http.get("/bandits/shop").headers["etag"] == version
     answers = [
         node.call("POST", "/select", {"bandit": "shop", "context": [1, 0]}) for _ in range(10)
     ]

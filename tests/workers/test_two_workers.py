@@ -45,8 +45,7 @@ def test_shadows_that_a_worker_decides_serve_nothing_and_are_in_log_and_explanat
         {"name": "dark", "share": 0.0, "action": "y", "shadow": True},
         {"name": "flat", "share": 0.0, "policy": "uniform", "shadow": True},
     ]
-    one, two = crew.both
-    name = one.two_actions(policy="uniform", arms=arms)
+    name = crew.apis[1].two_actions(policy="uniform", arms=arms)
     made = []
     for number in range(40):
         decider, items = crew.both[number % 2], [{"bandit": name, "context": [1, 0]}] * 3

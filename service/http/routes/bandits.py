@@ -13,6 +13,7 @@ from bandexa_core.spec import BanditSpec
 from service.http.actions import ActionColumns, action_columns
 from service.http.auth import check_reach, needs
 from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
+from service.http.conditions import TAGGED, IfMatch, entity_tag, wanted_versions
 from service.http.large import large
 from service.http.openapi import reads
 from service.http.quotas import within_quotas
@@ -47,6 +48,7 @@ from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
+from service.serving.versions import version_of
 from service.store.errors import Conflict
 from service.store.records import AuditEntry
 from service.training.errors import BanditGone
@@ -61,7 +63,11 @@ router = APIRouter(prefix="/bandits", route_class=WireRoute)
 @router.put(
     "/{name}",
     openapi_extra=needs("admin"),
-    responses={201: {"model": BanditAnswer}, **problems(409, 413, 415, 422)},
+    responses={
+        200: TAGGED,
+        201: {"model": BanditAnswer} | TAGGED,
+        **problems(409, 412, 413, 415, 422),
+    },
 )
 async def put_bandit(
     name: Name,
@@ -76,26 +82,28 @@ async def put_bandit(
     wait: Annotated[
         bool, Query(description="Answer once a change that is relearned is served.")
     ] = False,
+    if_match: IfMatch = None,
 ) -> BanditAnswer | PlanAnswer:
     """Create a bandit (201), or change its configuration.
 
     Other training, replay, selection, rewards, arms and limits hold at once. For any other key a
     model is learned anew from the log, and the bandit is served as it was until then: see
-    `rebuild`.
+    `rebuild`. With `If-Match` it is refused (412) where somebody else has changed it meanwhile.
     """
-    given = frozenset(await request.json())
+    given, wanted = frozenset(await request.json()), wanted_versions(if_match)
     if dry_run:
         async with within_quotas(engine, holder, name):
-            plan = await manage.plan(engine, name, body, given)
+            plan = await manage.plan(engine, name, body, given, wanted)
         return plan_answer(None if plan.status == "created" else engine.bandit(name), plan)
     async with within_quotas(engine, holder, name):
-        bandit, created = await manage.put_bandit(engine, name, body, given)
+        bandit, created = await manage.put_bandit(engine, name, body, given, wanted)
     if wait:
         try:
             await engine.reconfiguring.served(bandit)
         except BanditGone as error:
             raise UnknownBandit(name) from error
     response.status_code = 201 if created else 200
+    response.headers["ETag"] = entity_tag(version_of(bandit))
     return state_of(engine, bandit)
 
 
@@ -124,10 +132,15 @@ async def list_bandits(
     return await large(request, [answer], encoding)
 
 
-@router.get("/{name}", openapi_extra=needs("read"), responses=problems(404, 422))
-async def get_bandit(name: Name, engine: EngineDep) -> BanditAnswer:
-    """Return a bandit's configuration and state."""
-    return state_of(engine, engine.bandit(name))
+@router.get("/{name}", openapi_extra=needs("read"), responses={200: TAGGED, **problems(404, 422)})
+async def get_bandit(name: Name, engine: EngineDep, response: Response) -> BanditAnswer:
+    """Return a bandit's configuration and state.
+
+    The `ETag` is the version of the configuration, for the `If-Match` of a change.
+    """
+    bandit = engine.bandit(name)
+    response.headers["ETag"] = entity_tag(version_of(bandit))
+    return state_of(engine, bandit)
 
 
 @router.put("/{name}/mode", openapi_extra=needs("admin"), responses=problems(404, 413, 415, 422))

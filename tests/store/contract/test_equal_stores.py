@@ -253,8 +253,8 @@ class BothStores(RuleBasedStateMachine):
                 explored=[None, False, True][pick % 3],
                 std=None if server_made else 0.5,
                 arm="control" if pick % 2 else None,
-                served=ACTIONS[0] if pick % 4 == 1 else None,
-                shadows={"dark": ACTIONS[pick % 3], "flat": ACTIONS[1]} if pick % 3 else None,
+                served=names[0] if pick % 4 == 1 else None,
+                shadows={"dark": names[pick % 3], "flat": names[1]} if pick % 3 else None,
             )
             self.ask("append_decision", record)
             self.made.append(record)

@@ -1,9 +1,9 @@
 // Dialogs that add an action, or change its features and limits.
-import { call } from "./api.js";
+import { call, tagged } from "./api.js";
 import { ask, tell } from "./dialogs.js";
 import { h } from "./dom.js";
 import { field, jsonIn, line, lines, numberIn, typed } from "./fields.js";
-import { withoutMode } from "./configuration.js";
+import { edited } from "./configuration.js";
 
 // What actions of a bandit have: {"kind": "none"}, numbers, or named features.
 export function formOf(spec) {
@@ -97,11 +97,11 @@ function stated(limit) {
 }
 
 async function putLimit(path, id, limit) {
-  const { spec } = await call("GET", path); // as it is now
-  const limits = { ...(spec.limits ?? {}) };
+  const { answer: state, tag } = await tagged("GET", path); // as it is now
+  const limits = { ...(state.spec.limits ?? {}) };
   if (Object.keys(limit).length) limits[id] = limit;
   else delete limits[id];
-  await call("PUT", path, { body: { ...withoutMode(spec), limits } });
+  await call("PUT", path, { body: { ...edited(state), limits }, match: tag });
 }
 
 // Add an action (`action` null), or change one; true once that is done.

@@ -10,17 +10,21 @@ export class Refused extends Error {
   }
 }
 
-export async function call(method, path, { body, signal } = {}) {
+export const call = async (method, path, options) => (await tagged(method, path, options)).answer;
+
+// An answer with its version, for the `match` of a change that is only for that version.
+export async function tagged(method, path, { body, signal, match } = {}) {
   const headers = {};
   if (key !== null) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
+  if (match !== undefined) headers["if-match"] = match;
   const response = await fetch(path, {
     method, headers, signal, cache: "no-store", credentials: "omit",
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const answer = response.status === 204 ? null : await response.json();
   if (!response.ok) throw new Refused(response.status, answer.detail ?? answer.title ?? "refused");
-  return answer;
+  return { answer, tag: response.headers.get("etag") ?? undefined };
 }
 
 export const get = (path, signal) => call("GET", path, { signal });

@@ -1,5 +1,5 @@
 // The configuration of a bandit: shown as a form and as JSON, checked, and then applied.
-import { Refused, call, get, may, session } from "./api.js";
+import { Refused, call, get, may, session, tagged } from "./api.js";
 import { tell } from "./dialogs.js";
 import { facts, fill, h, scroll } from "./dom.js";
 import { choice, field, jsonIn, line, lines, numberIn } from "./fields.js";
@@ -46,6 +46,13 @@ export function withoutMode(spec) {
   return rest;
 }
 
+// What is edited: the served configuration, with what is still being learned. A PUT without that would take it back.
+export function edited({ spec, rebuild }) {
+  const whole = structuredClone(withoutMode(spec));
+  if (rebuild && rebuild.state !== "done") for (const key of rebuild.keys) put(whole, key, at(rebuild.spec, key) ?? null);
+  return whole;
+}
+
 export class ConfigurationView {
   constructor(root, name) {
     this.name = name;
@@ -88,7 +95,7 @@ export class ConfigurationView {
 
   async update(signal) {
     const state = await get(this.path, signal);
-    const text = JSON.stringify(withoutMode(state.spec), null, 2);
+    const text = JSON.stringify(edited(state), null, 2);
     if (this.loaded === null) this.load(text);
     const own = this.loaded === text ? null
       : h("div", { class: "finding" }, h("strong", {}, "The configuration has changed meanwhile. "), "Discard your changes to edit the new one.");
@@ -181,20 +188,22 @@ export class ConfigurationView {
     const text = this.checked;
     this.apply.disabled = true;
     try {
-      const before = await get(this.path);
-      if (JSON.stringify(withoutMode(before.spec), null, 2) !== this.loaded) {
+      const { answer: before, tag } = await tagged("GET", this.path);
+      if (JSON.stringify(edited(before), null, 2) !== this.loaded) {
         await this.update();
         return;
       }
-      const state = await call("PUT", this.path, { body: jsonIn(text, "JSON") });
-      this.load(JSON.stringify(withoutMode(state.spec), null, 2));
+      const state = await call("PUT", this.path, { body: jsonIn(text, "JSON"), match: tag });
+      this.load(JSON.stringify(edited(state), null, 2));
       const learning = state.rebuild !== null && state.rebuild.state !== "done";
       tell(learning ? "The new configuration is being learned, and is served then." : "The new configuration is served.");
       await this.update();
     } catch (error) {
+      if (error.status === 412) return this.update(); // in the moment between the two calls
       this.refused(error);
       if (!(error instanceof Refused)) throw error;
     }
+    return undefined;
   }
 
   destroy() {}

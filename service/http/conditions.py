@@ -1,0 +1,48 @@
+"""Conditions of requests: `If-Match` names the versions of a configuration that a change is for.
+
+A version is of the configuration, not of the bytes of an answer: a proxy that compresses answers
+marks it as weak (`W/`), and it is taken back all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Header
+
+from service.serving.versions import ANY, ConfigurationVersion
+from service.store.errors import InvalidRequest
+
+_TAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
+IfMatch = Annotated[
+    str | None,
+    Header(
+        description="Change it only while its configuration has this version: an `ETag` of an"
+        " earlier answer, in its quotes. `*`: only while there is such a bandit."
+    ),
+]
+_DESCRIBED = {"description": "The version of the configuration.", "schema": {"type": "string"}}
+TAGGED: dict[str, Any] = {"headers": {"ETag": _DESCRIBED}}  # of an answer, for the documentation
+
+
+def wanted_versions(if_match: str | None) -> tuple[ConfigurationVersion, ...] | None:
+    """Return the versions that a request names; None: it names none, and suits any.
+
+    Raises:
+        InvalidRequest: They cannot be read.
+    """
+    if if_match is None:
+        return None
+    if if_match.strip() == ANY:
+        return (ANY,)
+    found = [_TAG.fullmatch(part) for part in if_match.split(",")]
+    versions = [ConfigurationVersion(each[1]) for each in found if each is not None]
+    if len(versions) < len(found) or ANY in versions:
+        raise InvalidRequest("If-Match", "must be * or versions in quotes, separated by commas")
+    return tuple(versions)
+
+
+def entity_tag(version: ConfigurationVersion) -> str:
+    """Return the value of an `ETag`."""
+    return f'"{version}"'
