@@ -17,10 +17,7 @@ from service.store.errors import InvalidRequest
 _TAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 IfMatch = Annotated[
     str | None,
-    Header(
-        description="Change it only while its configuration has this version: an `ETag` of an"
-        " earlier answer, in its quotes. `*`: only while there is such a bandit."
-    ),
+    Header(description="The version of the configuration that is changed: an earlier `ETag`."),
 ]
 _DESCRIBED = {"description": "The version of the configuration.", "schema": {"type": "string"}}
 TAGGED: dict[str, Any] = {"headers": {"ETag": _DESCRIBED}}  # of an answer, for the documentation
