@@ -23,7 +23,7 @@ def test_pictures_of_every_view(
     start_session_server: Any, browser: Browser, tmp_path: Path, scheme: str
 ) -> None:
     server = start_session_server()
-    horizon = 4000 if WANTED else 60
+    horizon = 1500 if WANTED else 60
     simulate(server.url, "synthetic", "--horizon", str(horizon))
     simulate(server.url, "mnist", "--horizon", str(horizon // 10))
     neural = "synthetic-neural_linear_ts-0"
