@@ -103,12 +103,14 @@ class Products(NamedTuple):
         x, a: The factors; the number of columns of a side stands for the constant 1.
         place: The input that a product is added to.
         weight: What it is multiplied by.
+        starts: The first product of each input that has one.
     """
 
     x: Places
     a: Places
     place: Places
     weight: Array64
+    starts: Places
 
     @classmethod
     def of(cls, layout: Layout, blocks: Sequence[Block]) -> Products:
@@ -122,7 +124,7 @@ class Products(NamedTuple):
         none = (np.zeros(0, np.intp),) * 3 + (np.zeros(0),)
         columns = zip(none, *parts, strict=True) if parts else zip(none, strict=True)
         x, a, place, weight = (np.concatenate(each) for each in columns)
-        return cls(x, a, place, weight)
+        return cls(x, a, place, weight, np.flatnonzero(np.diff(place, prepend=-1)))
 
 
 class Crossing(NamedTuple):
@@ -314,7 +316,7 @@ def crossed(x_NX: Array64, a_NA: Array64, products: Products, num: int) -> Array
     if not len(products.place):
         return np.zeros((max(len(x_NX), len(a_NA)), num))
     terms = x_NX[:, products.x] * products.weight * a_NA[:, products.a]
-    starts = np.flatnonzero(np.diff(products.place, prepend=-1))
+    starts = products.starts
     if len(starts) == num and len(terms.T) == num:
         return terms
     out = np.zeros((len(terms), num))

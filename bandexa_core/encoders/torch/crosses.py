@@ -189,7 +189,7 @@ class CrossesEncoder(FittedModule):
 
     def combine(self, context_parts: Tensor, action_parts: Tensor) -> Tensor:
         """Sum the products, (N or 1, X + 1) and (N, A + 1) -> (N, F)."""
-        x, a, place, weight = map(torch.from_numpy, self.products())
+        x, a, place, weight, _ = map(torch.from_numpy, self.products())
         terms = context_parts[:, x] * weight * action_parts[:, a]
         out = torch.zeros(len(terms), self.output_dim, dtype=terms.dtype)
         return out.index_add(1, place, terms)
@@ -236,6 +236,8 @@ class CrossesServing:
     def _combine(self, x: Array64, a: Array64) -> Array64:
         size, num = self.feature_dim - 1, len(a)
         step = max(1, _AT_ONCE // max(1, len(self._products.place)))
+        if 0 < num <= step:
+            return with_constant(crossed(x, a, self._products, size))
         parts = [np.zeros((0, size))]
         for first in range(0, num, step):
             of_x = x if len(x) == 1 else x[first : first + step]
