@@ -33,7 +33,7 @@ from benchmarks.report import Target, arguments, report
 from benchmarks.server import Server
 
 NUM_OFFERS, ROWS, NUM_VISITS, BATCH = 20, 600, 256, 100
-_TURN_S, _TURNS, _REQUESTS = 0.1, 15, 1500
+_TURN_S, _TURNS, _REQUESTS = 0.1, 15, 500
 _MUST = Target(1.25, 1.1)
 _IDS = [f"offer-{number:02}" for number in range(NUM_OFFERS)]
 _TRAINING = {"training": {"mode": "lockstep"}, "seed": 0}

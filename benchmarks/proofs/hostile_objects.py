@@ -59,6 +59,7 @@ _KEPT: dict[str, dict[str, Any]] = {
 _TRAINING = {"mode": "lockstep", "optimizer_steps": 5}
 SETTLED = 1000  # cases between two settlings
 RSS_RISE = 0.1
+LONG_S = 1800.0  # of a round: the trainer has a low priority, on a machine that others use as well
 
 
 class ObjectAttack(Attack):
@@ -226,7 +227,7 @@ class ObjectAttack(Attack):
                         f"{decision_id}: {found.status_code} {found.text[:300]}"
                     )
         for name in _KEPT:
-            trained = self.http.post(f"/bandits/{name}/train?wait=true")
+            trained = self.http.post(f"/bandits/{name}/train?wait=true", timeout=LONG_S)
             if trained.status_code != 200:
                 self.found.wrong.append(f"a round of {name}: {trained.text[:500]}")
             if "features" in _KEPT[name]["context"]:
