@@ -45,6 +45,7 @@ def add_front(app: Sphinx, error: Exception | None) -> None:
 def add_order(app: Sphinx, page: str, source: list[str]) -> None:
     """Append the pages that a page of contents leads to, in the order of its tables."""
     source[0] = source[0].replace("](../README.md", "](site/project.md")
+    source[0] = source[0].replace("](../CHANGELOG.md", "](site/changes.md")
     if page == root_doc:
         parts = _SECTION.split(source[0])[1:]
         seen: set[str] = set()
@@ -53,7 +54,7 @@ def add_order(app: Sphinx, page: str, source: list[str]) -> None:
             seen.update(names)
             if names:
                 source[0] += _TREE % (title, "\n".join(names))
-        source[0] += _TREE % ("The project", "site/project")
+        source[0] += _TREE % ("The project", "site/project\nsite/changes")
     elif page == "decisions/README":
         records = sorted(name for name in app.env.found_docs if re.match(r"decisions/\d", name))
         names = "\n".join(name.removeprefix("decisions/") for name in records)

@@ -15,6 +15,7 @@ TIMEOUT_S = 30.0
 LONG_TIMEOUT_S = 3600.0  # a training round, or a snapshot of a gigabyte
 ADDRESS = "an address has the form http://127.0.0.1:8080"
 START = "start it with `bandexa serve`, or give --url (or BANDEXA_URL)"
+TRUST = "name the file of the authority that issued its certificate in SSL_CERT_FILE"
 OTHER_SERVER = "is this the server's address?"
 REMEDIES = {
     "unauthorized": "give --api-key, or set BANDEXA_API_KEY",
@@ -60,6 +61,8 @@ def _end(error: BanditError) -> NoReturn:
     if error.status is None:
         refused = isinstance(error, ServiceUnavailable) and not error.timed_out
         remedy = START if refused else ""
+        if _is_distrusted(error):
+            remedy = TRUST
         if not isinstance(error, ServiceUnavailable):
             remedy = OTHER_SERVER
         fail(str(error), remedy, UNREACHABLE)
@@ -71,3 +74,12 @@ def _end(error: BanditError) -> NoReturn:
     wait_s = error.retry_after_s if isinstance(error, ServiceUnavailable) else None
     retry = "" if wait_s is None else f"try again in {wait_s:g} s"
     fail(f"{detail} ({kind})", REMEDIES.get(kind, retry), status)
+
+
+def _is_distrusted(error: BaseException | None) -> bool:
+    """Whether a call failed because nobody trusted vouches for the server's certificate."""
+    from ssl import SSLCertVerificationError
+
+    while error is not None and not isinstance(error, SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None

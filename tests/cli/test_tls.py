@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import shutil
 import socket
@@ -15,8 +17,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 import trustme
+from typer.testing import CliRunner
 
 from bandexa_client import BanditClient
+from service.cli import app
 from service.cli.certificate import Certificate
 from service.settings import load_settings
 from tests.fixtures.servers import Server
@@ -61,6 +65,28 @@ def decides(url: str) -> str:
         return decision.action.id
 
 
+def commands_reach(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the commands trust who the environment trusts, and say how to trust another."""
+    live = ["verify", str(server.data_dir), "--quiet", "--live", server.url]
+    verified = CliRunner().invoke(app, live)
+    assert verified.exit_code == 0, verified.output
+    folder = Path(os.environ["SSL_CERT_FILE"]).parent
+    settings = folder / "settings.toml"
+    settings.write_text(
+        f'port = {httpx.URL(server.url).port}\ndata_dir = "{server.data_dir}"\n'
+        f'tls_certificate = "{folder}/certificate.pem"\ntls_key = "{folder}/key.pem"\n'
+    )
+    examined = CliRunner().invoke(app, ["doctor", "--config", str(settings), "--json"])
+    (port,) = (each for each in json.loads(examined.stdout) if each["name"] == "port")
+    assert "a bandexa server answers there" in port["told"]
+    with monkeypatch.context() as others:
+        others.delenv("SSL_CERT_FILE")
+        listed = CliRunner().invoke(app, ["bandits", "list", "--url", server.url])
+        assert listed.exit_code == 3
+        assert "SSL_CERT_FILE" in listed.stderr
+        assert "SSL" in CliRunner().invoke(app, live).stderr
+
+
 def serial(url: str, context: ssl.SSLContext) -> str:
     address = httpx.URL(url)
     with (
@@ -75,6 +101,7 @@ def test_a_server_with_a_certificate_speaks_tls_and_renews_it(
     authority: trustme.CA,
     trusted: ssl.SSLContext,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     certificate, key = issue(authority, tmp_path, "127.0.0.1")
     names = {"BANDEXA_TLS_CERTIFICATE": str(certificate), "BANDEXA_TLS_KEY": str(key)}
@@ -82,6 +109,7 @@ def test_a_server_with_a_certificate_speaks_tls_and_renews_it(
     assert server.url.startswith("https://127.0.0.1:")
     assert decides(server.url) == "a"
     first = serial(server.url, trusted)
+    commands_reach(server, monkeypatch)
     plain = httpx.URL(server.url).copy_with(scheme="http")
     with pytest.raises(httpx.TransportError):
         httpx.get(plain, trust_env=False)

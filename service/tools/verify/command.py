@@ -31,7 +31,7 @@ from service.store.opening import as_current, open_audit, open_history, open_rea
 from service.store.placing import existing_store
 from service.store.reading import DecisionHistory, LogReader
 from service.store.records import BanditRecord
-from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable
+from service.tools.verify.live import NUM_CONTEXTS, LiveAudit, Unreachable, require_answers
 from service.tools.verify.models import ModelAudit
 from service.tools.verify.progress import Progress
 
@@ -59,6 +59,9 @@ def verify(
     """
     registry = EncoderRegistry(settings.encoders, settings.weights)
     database = existing_store(settings.data_dir, settings.store)
+    if live is not None:  # what follows may take long
+        with _server(live, api_key) as client:
+            require_answers(client)
     with (
         as_current(database) as current,
         open_audit(current) as audit, open_reader(current) as reader,
@@ -152,18 +155,22 @@ def check_snapshots(
     ]
 
 
+def _server(url: str, api_key: str | None) -> httpx.Client:
+    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+    try:
+        return httpx.Client(
+            base_url=url, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False,
+            verify=httpx.create_ssl_context(),  # with the authorities of SSL_CERT_FILE
+        )  # fmt: skip
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Unreachable(f"{url}: {error}") from error
+
+
 def _live(
     url: str, api_key: str | None, settings: Settings, history: DecisionHistory,
     reader: LogReader, registry: EncoderRegistry, report: Report, say: Say,
 ) -> None:  # fmt: skip
-    headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    try:
-        client = httpx.Client(
-            base_url=url, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise Unreachable(f"{url}: {error}") from error
-    with client:
+    with _server(url, api_key) as client:
         audit = LiveAudit(client, reader, registry)
         for record in reader.bandits():
             say(f"{record.name}: the served model")

@@ -37,6 +37,38 @@ class Unreachable(StoreError):
     """The server does not answer, or not like a server of this data directory."""
 
 
+def require_answers(client: httpx.Client) -> None:
+    """Ask a server for something small, before what it serves is compared.
+
+    Raises:
+        Unreachable: It does not answer, or not with this API key, or is something else.
+    """
+    if answered(client, "GET", "/bandits?limit=1") is None:
+        raise Unreachable(f"{client.base_url}: this is no Bandexa")
+
+
+def answered(
+    client: httpx.Client, method: str, path: str, body: Any = None
+) -> dict[str, Any] | None:
+    """Return the decoded answer; None where the server cannot answer (404, 422).
+
+    Raises:
+        Unreachable: The server does not answer.
+    """
+    try:
+        response = client.request(method, path, json=body)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unreachable(f"{client.base_url}: {error}") from error
+    if response.status_code in (404, 422):
+        return None
+    try:
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+    except (httpx.HTTPStatusError, ValueError) as error:
+        raise Unreachable(f"{method} {path}: {error}") from error
+    return answer
+
+
 class LiveAudit:
     """Compares the scores of one server.
 
@@ -60,7 +92,7 @@ class LiveAudit:
         Raises:
             Unreachable: The server does not answer.
         """
-        state = self._call("GET", f"/bandits/{record.name}")
+        state = answered(self._client, "GET", f"/bandits/{record.name}")
         if state is None or state.get("uid") != record.uid:
             check.problem("live: the server serves another bandit of this name, or none")
             return
@@ -81,7 +113,7 @@ class LiveAudit:
             context = np.frombuffer(dumps(value), np.uint8)
             body = {"context": value}
         for _ in range(ATTEMPTS):
-            answer = self._call("POST", f"/bandits/{record.name}/score", body)
+            answer = answered(self._client, "POST", f"/bandits/{record.name}/score", body)
             if answer is None:
                 check.notes.append("the server has no actions to score")
                 check.checked = False
@@ -131,21 +163,6 @@ class LiveAudit:
                 difference /= scale
             what = f"live: {name} of scores at position {answer['position']}"
             check.differs(difference, tolerance_of(model), what)
-
-    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any] | None:
-        """Return the decoded answer; None where the server cannot answer (404, 422)."""
-        try:
-            response = self._client.request(method, path, json=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(f"{self._client.base_url}: {error}") from error
-        if response.status_code in (404, 422):
-            return None
-        try:
-            response.raise_for_status()
-            answer: dict[str, Any] = response.json()
-        except (httpx.HTTPStatusError, ValueError) as error:
-            raise Unreachable(f"{method} {path}: {error}") from error
-        return answer
 
 
 def _sendable(declared: Features, context: NDArray[Any]) -> dict[str, Any]:
