@@ -171,6 +171,19 @@ def test_axes_of_shares_end_at_100_percent(server: Any, visit: Any) -> None:
     assert all(0 <= low < 1 for low, _ in ends)
 
 
+def test_how_many_values_tell_whether_it_is_better(server: Any, visit: Any) -> None:
+    """A width shrinks with the root of the number: twice too wide needs four times as many."""
+    found = visit(server.url).page.evaluate(
+        """async () => {
+          const { neededFor } = await import("/dashboard/static/bandit.js");
+          const lift = (mean, low, high) => neededFor({ mean, low, high, num: 1000 });
+          return [lift(0.1, -0.1, 0.3), lift(-0.1, -0.3, 0.1), lift(0.1, 0.05, 0.2),
+                  lift(0, -0.1, 0.1), lift(0.001, -0.1, 0.1), lift(0.127, -0.004, 0.258)];
+        }"""
+    )
+    assert found == [4000, 4000, None, None, None, 1100]
+
+
 def test_a_decision_says_what_counted(server: Any, visit: Any, feed: Any) -> None:
     fed = feed(server.url)
     made = fed.call("POST", "/select", {"bandit": "zulu", "context": {"country": "DE", "age": 40}})

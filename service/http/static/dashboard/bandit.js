@@ -11,6 +11,16 @@ import { tabs } from "./tabs.js";
 
 const RANGES = ["15m", "1h", "6h", "1d", "7d", "30d", "all"];
 
+// About how many values tell whether a lift is one, as it looks now: widths shrink with the root of their number.
+export function neededFor({ mean, low, high, num }) {
+  const reach = mean > 0 ? mean - low : high - mean;
+  const times = (reach / mean) ** 2;
+  if (!(times > 1 && times < 100)) return null; // it is one, or nothing can be said
+  const whole = num * times;
+  const unit = 10 ** (Math.floor(Math.log10(whole)) - 1);
+  return Math.ceil(whole / unit) * unit;
+}
+
 export class BanditView {
   constructor(root, name, range) {
     this.name = name;
@@ -174,8 +184,10 @@ export class BanditView {
     fill(this.better, arms.filter((arm) => arm.share > 0 && arm.lift !== null).map(({ name, lift }) => {
       if (lift.low === null) return h("p", {}, h("strong", {}, `Is it better than ${name}? `), "There are too few values to say.");
       const said = lift.low > 0 ? ["good", "yes"] : lift.high < 0 ? ["bad", "no, it is worse"] : ["", "not known yet"];
+      const needed = neededFor(lift);
       return h("p", {}, h("strong", {}, `Is it better than ${name}? `), h("span", { class: `badge ${said[0]}` }, said[1]),
-        ` ${lift.mean > 0 ? "+" : ""}${number(lift.mean)} per decision, ${number(lift.low)} to ${number(lift.high)}, of ${count(lift.num)} values.`);
+        ` ${lift.mean > 0 ? "+" : ""}${number(lift.mean)} per decision, ${number(lift.low)} to ${number(lift.high)}, of ${count(lift.num)} values.`,
+        needed === null ? "" : ` If it stays like this, about ${count(needed)} values will tell.`);
     }));
   }
 
