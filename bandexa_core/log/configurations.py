@@ -141,6 +141,13 @@ class Configurations:
         return Wanted(row.position, row.time, self.spec(row.position, row.position))
 
     @cached_property
+    def awaited(self) -> BanditSpec | None:
+        """The configuration of `pending` with all that was changed since, such as the mode."""
+        if self.pending is None:
+            return None
+        return self.spec(self._rows[-1].position, self.pending.position)
+
+    @cached_property
     def trip(self) -> Trip | None:
         """Why a guard made an arm serve everything; None where none did, or a person changed it."""
         for row in reversed(self._rows):

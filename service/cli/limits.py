@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bandexa_client import BanditState
 from service.cli.options import (
     DEFAULT_URL,
     USAGE,
@@ -101,7 +102,7 @@ def limit(
     if remove == bool(given):
         fail("give either limits or --remove", status=USAGE)
     with connected(url, api_key) as client:
-        spec = client.get_bandit(bandit).spec
+        spec = _edited(client.get_bandit(bandit))
         limits = _limits(spec)
         known = limits.pop(action, DEFAULTS)
         if not remove:
@@ -112,6 +113,17 @@ def limit(
         echo_json(found)
     elif not quiet:
         typer.echo(f"{bandit}: {len(found)} actions have limits")
+
+
+def _edited(state: BanditState) -> dict[str, Any]:
+    """Return the configuration that a PUT of other limits sends.
+
+    A PUT of the served one would take back a change that is being learned, and one that names the
+    mode would undo what a guard does meanwhile.
+    """
+    change = state.rebuild
+    spec = state.spec if change is None or change.state == "done" else change.spec
+    return {key: value for key, value in spec.items() if key not in ("mode", "serve")}
 
 
 def _limits(spec: Any) -> dict[str, dict[str, Any]]:

@@ -145,17 +145,17 @@ def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
     """Return the newest change that had to be relearned; None where there was none."""
     known, rows = bandit.configurations, bandit.model.progress.num_learned
     pending = known.pending
-    if pending is not None:
+    if pending is not None and known.awaited is not None:
         state: Literal["pending", "building", "failed"] = "pending"
         if engine.rounds.is_building(bandit):
             state = "building"
         elif bandit.change_error is not None:
             state = "failed"
         served = bandit.model.spec.relearned_part()
-        keys = [each.key for each in differences(served, pending.spec.relearned_part())]
+        keys = [each.key for each in differences(served, known.awaited.relearned_part())]
         return RebuildState(
             state=state, keys=keys, rows=rows, requested_at=pending.time,
-            position=pending.position, served_from=None, spec=pending.spec,
+            position=pending.position, served_from=None, spec=known.awaited,
             error=bandit.change_error,
         )  # fmt: skip
     if not known.switches:

@@ -76,7 +76,7 @@ def planned(
         Conflict: The log cannot answer for it.
     """
     pending = known.pending
-    target = served if pending is None else pending.spec
+    target = known.awaited or served
     try:
         wanted = resolved(spec.completed(0, target, given), registry.is_learned)
         wanted.check_together()

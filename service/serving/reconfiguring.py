@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from bandexa_core.ids import BanditUid
 from service.serving.bandit import Bandit
 from service.serving.rounds import Rounds
-from service.training.errors import BanditGone, RoundFailed
+from service.training.errors import BanditGone, RoundFailed, ServerEnds
 
 log = logging.getLogger(__name__)
 AGAIN_S = 30.0  # until an attempt that failed is made again
@@ -97,7 +97,7 @@ class Reconfiguring:
             log.info("bandit %s: the configuration wanted at row %d is learned", name, wanted[0])
             try:
                 await self._rounds.reconfigure(bandit, wanted.position)
-            except BanditGone:
+            except (BanditGone, ServerEnds):
                 return
             except RoundFailed as error:
                 pending = bandit.configurations.pending

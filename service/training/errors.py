@@ -13,5 +13,12 @@ class RoundDropped(RoundFailed):
     """What a round has learned is not wanted any more."""
 
 
+class ServerEnds(RoundFailed):
+    """The server ends before the round has; the next start makes it again."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
 class BanditGone(RoundFailed):
     """The bandit was deleted before its round was finished."""

@@ -23,7 +23,7 @@ import msgspec
 from bandexa_core.ids import BanditUid
 from service import BLAS_THREADS
 from service.observe.counters import Metrics
-from service.training.errors import BanditGone, RoundDropped, RoundFailed
+from service.training.errors import BanditGone, RoundDropped, RoundFailed, ServerEnds
 from service.training.messages import (
     Configuration,
     Event,
@@ -162,14 +162,14 @@ class TrainerSupervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._stop()
-        self._fail_all(RoundFailed("the server is shutting down"))
+        self._fail_all(ServerEnds())
 
     def request(self, uid: BanditUid) -> asyncio.Future[Published]:
         """Queue a round; requests for a bandit that is queued already share its round."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
         future.add_done_callback(_retrieve)
         if self._closed:
-            future.set_exception(RoundFailed("the server is shutting down"))
+            future.set_exception(ServerEnds())
             return future
         waiting = self._waiting.get(uid)
         if waiting is None:
@@ -221,7 +221,7 @@ class TrainerSupervisor:
             finally:
                 self.busy_with = None
                 if not all(future.done() for future in waiting):
-                    _reject(waiting, RoundFailed("the server is shutting down"))
+                    _reject(waiting, ServerEnds())
 
     def _failed(self, uid: BanditUid, error: RoundFailed, started: float) -> None:
         self._metrics.rounds_failed.inc()

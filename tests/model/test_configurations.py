@@ -60,6 +60,17 @@ def test_what_holds_at_once_holds_for_both_models() -> None:
     assert known.pending.position == 2
 
 
+def test_what_is_awaited_has_what_was_changed_since() -> None:
+    """A mode, say of a guard, that comes after the request of a change is part of what follows."""
+    held = dataclasses.replace(CREATED, mode="frozen")
+    known = Configurations(
+        CREATED, [row(2, change_payload(CREATED, WIDER)), row(4, change_payload(held))]
+    )
+    assert known.awaited == dataclasses.replace(WIDER, mode="frozen")
+    assert known.with_row(switch(6, 2)).awaited is None
+    assert Configurations(CREATED).awaited is None
+
+
 def test_what_is_wanted_can_be_replaced_and_taken_back() -> None:
     first = Configurations(CREATED, [row(2, change_payload(CREATED, WIDER))])
     other = dataclasses.replace(CREATED, seed=2)

@@ -136,6 +136,22 @@ def test_a_change_can_be_taken_back_and_replaced_while_it_is_learned(launch, rig
     slow = rig.neural(training=rig.training(optimizer_steps=LONG))
     node.call("PUT", f"/bandits/{name}", slow)
     poll(lambda: node.state(name)["rebuild"]["state"] == "building", "the round")
+    # What is said meanwhile of other keys neither takes it back, nor forgets what was said before.
+    node.call("PUT", f"/bandits/{name}/mode", {"mode": "learn", "serve": rig.action_ids[0]})
+    node.call("PUT", f"/bandits/{name}", slow | {"segment": None})
+    done = bandexa(
+        "actions", "limit", name, rig.action_ids[1], "--max-share", "0.5", "--url", node.url
+    )
+    assert done.returncode == 0, done.stderr
+    state = node.state(name)
+    assert state["rebuild"]["state"] == "building"
+    assert state["rebuild"]["spec"]["policy"] == "neural_linear_ts"
+    for spec in (state["spec"], state["rebuild"]["spec"]):
+        assert (spec["serve"], spec["limits"][rig.action_ids[1]]["max_share"]) == (
+            rig.action_ids[0],
+            0.5,
+        )
+    node.call("PUT", f"/bandits/{name}/mode", {"mode": "learn"})
     assert node.call("PUT", f"/bandits/{name}", linear)["rebuild"] is None
     node.kill_trainer()
     state = changed(node, name, linear | {"posterior": {"prior_var": 3.0}})

@@ -89,12 +89,7 @@ async def reset_model(engine: Engine, name: str, by: str) -> None:
 
 def _wanted(bandit: Bandit) -> BanditSpec:
     """Return the configuration of a bandit, with what is being learned."""
-    pending = bandit.configurations.pending
-    if pending is None:
-        return bandit.model.spec
-    served = bandit.model.spec
-    rest = {key: getattr(served, key) for key in BanditSpec.CHANGEABLE if key != "rewards"}
-    return dataclasses.replace(pending.spec, **rest)
+    return bandit.configurations.awaited or bandit.model.spec
 
 
 def _edited(engine: Engine, bandit: Bandit) -> float:

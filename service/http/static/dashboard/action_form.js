@@ -11,25 +11,48 @@ export function formOf(spec) {
   return spec.action_dim ? { kind: "numbers", num: spec.action_dim } : { kind: "none" };
 }
 
+// The text of a value, of which `typed` makes the same value again.
+function written(value) {
+  const plain = typeof value === "string" && value !== "" && value.trim() === value && typed(value) === value;
+  return plain ? value : JSON.stringify(value);
+}
+
+// Whether a field is stored as a digest: a field has the rule of the declared path it is below.
+function isDigest(path, declared) {
+  const parts = path.split(".");
+  const above = parts.map((_, index) => parts.slice(0, parts.length - index).join("."));
+  const rule = above.map((each) => declared[each]).find((each) => each !== undefined);
+  return rule?.log === "hash";
+}
+
+// Every path of an object, with its value.
+function pathsOf(object, above = "") {
+  return Object.entries(object).flatMap(([name, value]) => (value !== null && typeof value === "object" && !Array.isArray(value)
+    ? pathsOf(value, `${above}${name}.`) : [[`${above}${name}`, value]]));
+}
+
 // Rows of name and value, one for each named feature, with those the bandit knows as proposals.
-function namedRows(object, known) {
+// Where a value is stored as a digest its row is empty: a digest that is put again is another one.
+function namedRows(object, known, declared) {
   const list = h("datalist", { id: "known-features" }, known.map((name) => h("option", { value: name })));
   const rows = h("div");
   let number = 0;
-  const add = (name, value) => {
+  const add = (name, value, digest = false) => {
     number += 1;
     const of = number;
-    rows.append(h("div", { class: "row pair" },
+    rows.append(h("div", { class: "row pair", "data-digest": digest ? name : null },
       line(name, { "aria-label": `Name of feature ${of}`, placeholder: "name", list: "known-features", class: "name" }),
-      line(value, { "aria-label": `Value of feature ${of}`, placeholder: "value", class: "value" }),
+      line(value, { "aria-label": `Value of feature ${of}`, placeholder: digest ? "stored as a digest" : "value", class: "value" }),
       h("button", { type: "button", "aria-label": `Remove feature ${of}`, onclick: (event) => event.target.closest(".pair").remove() }, "\u00d7")));
   };
   for (const [name, value] of Object.entries(object)) {
-    const plain = typeof value === "string" && typed(value) === value;
-    add(name, plain ? value : JSON.stringify(value));
+    const digests = pathsOf({ [name]: value }).some(([path]) => isDigest(path, declared));
+    if (!digests) add(name, written(value));
+    else for (const [path, part] of pathsOf({ [name]: value })) add(path, isDigest(path, declared) ? "" : written(part), isDigest(path, declared));
   }
   for (const name of known) if (!(name.split(".")[0] in object)) add(name, "");
   if (!number) add("", "");
+  const texts = () => JSON.stringify([...rows.querySelectorAll("input")].map((input) => input.value));
   const box = h("fieldset", {}, h("legend", {}, "Features"), list,
     h("p", { class: "soft small" }, "Numbers, true, false and lists as in JSON; anything else is text. A name with a point nests: user.age. Empty values are left out."),
     rows, h("button", { type: "button", onclick: () => { add("", ""); rows.lastChild.querySelector("input").focus(); } }, "Add a feature"));
@@ -37,6 +60,7 @@ function namedRows(object, known) {
     const found = {};
     for (const row of rows.querySelectorAll(".pair")) {
       const [name, value] = [...row.querySelectorAll("input")].map((input) => input.value.trim());
+      if (!value && name && name === row.dataset.digest) throw new Error(`features: ${name} is stored as a digest: type its value again, or remove the row`);
       if (!name && value) throw new Error(`features: the value ${value} has no name`);
       if (!name || value === "") continue;
       if (name in found) throw new Error(`features: ${name} is there twice`);
@@ -44,11 +68,15 @@ function namedRows(object, known) {
     }
     return found;
   };
+  const first = texts();
+  box.isTouched = () => texts() !== first;
   return box;
 }
 
 function numbersField(values, num) {
-  const box = field(`Features: ${num} numbers`, line((values ?? []).join(", ")), "Separated by commas.");
+  const first = (values ?? []).join(", ");
+  const box = field(`Features: ${num} numbers`, line(first), "Separated by commas.");
+  box.isTouched = () => box.control.value !== first;
   box.read = () => numbers(box.control.value, num);
   return box;
 }
@@ -110,7 +138,7 @@ export function openAction(path, state, action) {
   const form = formOf(spec);
   const id = field("Id", line(action?.id, { required: true, readonly: action !== null, pattern: "[A-Za-z0-9._:\\-]{1,128}" }), action ? null : "Letters, digits and . _ : -");
   let features = null;
-  if (form.kind === "named") features = namedRows(action?.features ?? {}, Object.keys(state.features?.actions?.fields ?? {}));
+  if (form.kind === "named") features = namedRows(action?.features ?? {}, Object.keys(state.features?.actions?.fields ?? {}), spec.actions.features);
   if (form.kind === "numbers") features = numbersField(action?.features, form.num);
   const before = stated((spec.limits ?? {})[action?.id]);
   const limits = limitFields(before);
@@ -122,10 +150,11 @@ export function openAction(path, state, action) {
       const name = id.control.value.trim();
       const limit = limits.read();
       const put = { id: name, enabled: action?.enabled ?? true };
-      if (features !== null) put.features = features.read();
+      const changes = action === null || (features !== null && features.isTouched()); // else what a colleague put meanwhile stays
+      if (features !== null && changes) put.features = features.read();
       const limited = JSON.stringify(limit) !== JSON.stringify(before);
       if (!action && (await exists(path, state, name))) throw new Error(`id: ${name} is an action already; edit it in the list`);
-      if (!action || features !== null) await call("PUT", `${path}/actions`, { body: { actions: [put] } });
+      if (changes) await call("PUT", `${path}/actions`, { body: { actions: [put] } });
       if (limited) await putLimit(path, name, limit);
       tell(action ? `${name} is changed.` : `${name} is offered.`);
     },

@@ -80,7 +80,7 @@ export class CatalogueView {
       const { do: what, id } = event.target.dataset ?? {};
       if (what === "edit") this.open(this.shown.get(id));
       if (what === "retire") this.retire(id);
-      if (what === "activate") this.activate(this.shown.get(id));
+      if (what === "activate") this.activate(id);
     };
     fill(this.pages, ...(this.find || total <= PAGE ? [] : [
       h("span", { class: "soft" }, `${count(this.offset + 1)} to ${count(Math.min(total, this.offset + PAGE))} of ${count(total)}`),
@@ -111,10 +111,10 @@ export class CatalogueView {
     if (done) this.again();
   }
 
-  async activate(action) {
+  async activate(id) {
     try {
-      await call("PUT", `${this.path}/actions`, { body: { actions: [{ ...kept(action), enabled: true }] } });
-      tell(`${action.id} is offered again.`);
+      await call("PUT", `${this.path}/actions`, { body: { actions: [{ id, enabled: true }] } }); // its features stay
+      tell(`${id} is offered again.`);
       await this.update();
     } catch (error) {
       tell(error.message);
@@ -122,11 +122,6 @@ export class CatalogueView {
   }
 
   destroy() {}
-}
-
-// An action as it is put again: features that are an empty list are none.
-function kept({ id, features }) {
-  return Array.isArray(features) && !features.length ? { id } : { id, features };
 }
 
 function features(value) {

@@ -40,9 +40,11 @@ function read(text, kind, label) {
   return both;
 }
 
-// What a PUT of the page leaves as it is: naming the mode would undo a guard.
-export function withoutMode(spec) {
+// What a PUT of the page leaves as it is: naming the mode would undo a guard, and a seed of more
+// digits than a number has here would be another one.
+function withoutMode(spec) {
   const { mode, serve, ...rest } = spec;
+  if (!Number.isSafeInteger(rest.seed)) delete rest.seed;
   return rest;
 }
 
@@ -61,16 +63,16 @@ export class ConfigurationView {
     this.path = `bandits/${encodeURIComponent(name)}`;
     this.loaded = null; // the text of the served configuration that is edited
     this.checked = null; // the text that the plan is of
-    const editable = may("admin");
+    const changes = may("admin");
     this.blamed = null; // the field that the server's refusal names
-    this.text = lines("", 24, { class: "json", readonly: !editable });
+    this.text = lines("", 24, { class: "json", readonly: !changes });
     this.text.disabled = true;
     this.json = field("Whole configuration, as JSON", this.text, "Mode and served action are not here: see Change who decides on the bandit's page.");
     this.text.addEventListener("input", () => { this.readText(); this.stale(); });
     this.form = h("div", { class: "form" });
     this.boxes = new Map();
     for (const [path, label, kind, hint] of USUAL) {
-      const control = Array.isArray(kind) ? choice(kind.map((each) => [each, each])) : line("", { readonly: !editable });
+      const control = Array.isArray(kind) ? choice(kind.map((each) => [each, each])) : line("", { readonly: !changes });
       control.disabled = true; // until the configuration is there
       const box = field(label, control, hint);
       control.addEventListener("input", () => { this.readForm(path, label, kind, box); this.stale(); });
@@ -87,7 +89,7 @@ export class ConfigurationView {
       h("div", { class: "grid" },
         h("section", { class: "card", "aria-label": "Usual keys" }, h("h2", {}, "Usual keys"), this.form),
         h("section", { class: "card", "aria-label": "JSON" }, h("h2", {}, "JSON"), this.json,
-          editable ? h("div", { class: "row" }, this.check, this.apply, this.back)
+          changes ? h("div", { class: "row" }, this.check, this.apply, this.back)
             : h("p", { class: "finding" }, `The key ${session.name ?? ""} lacks the scope admin: you can read the configuration, and not change it.`))),
       this.plan);
     this.stale();
@@ -213,7 +215,7 @@ const short = (value) => { const text = JSON.stringify(value) ?? ""; return text
 
 // What a change would do, from a dry run.
 export function planned(plan) {
-  if (plan.status === "unchanged") return [h("h2", {}, "What would change"), h("p", {}, "Nothing: this is the configuration that is served.")];
+  if (plan.status === "unchanged") return [h("h2", {}, "What would change"), h("p", {}, "Nothing: this is the configuration that is served, or is being learned.")];
   const relearned = new Set(plan.relearned);
   const anew = plan.changes.filter((one) => relearned.has(one.key) || plan.relearned.some((key) => one.key.startsWith(`${key}.`)));
   const rows = plan.changes.map((one) => h("tr", {}, h("td", { class: "break" }, one.key), h("td", { class: "break" }, short(one.old)), h("td", { class: "break" }, short(one.new)),
