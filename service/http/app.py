@@ -148,7 +148,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
             LargeBodies() as large,
             Evaluations(settings, partial(_uids, engine)).running() as evaluations,
             Contest(engine).running(),
-            ScheduledBackups(settings, metrics).running(),
+            ScheduledBackups(settings, metrics, engine.store.ids.store).running(),
         ):
             app.state.evaluations = evaluations
             app.state.engine, app.state.follower, app.state.large = engine, follower, large

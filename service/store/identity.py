@@ -153,6 +153,11 @@ class DecisionIds:
         """Return a unit as it is stored: a keyed hash of its name, which is never read back."""
         return blake2b(name.encode(), key=self._secret, person=b"unit", digest_size=16).digest()
 
+    @property
+    def store(self) -> str:
+        """A name of the store, which its copies have as well, and no other store."""
+        return blake2b(key=self._secret, person=b"store", digest_size=8).hexdigest()
+
     def salt(self, bandit: BanditUid) -> bytes:
         """Return the key of the digests that a bandit logs in place of personal values.
 

@@ -15,6 +15,7 @@ from bandexa_core.log.rows import Group, LearnRow, VoidRow
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.findings import Report, Say
+from service.store.identity import DecisionIds
 from service.store.records import (
     AuditEntry,
     BanditRecord,
@@ -59,6 +60,10 @@ class LogReader(Reader, Protocol):
 
     `bandit` is the key of a `BanditRecord`. All positions are of that bandit's log.
     """
+
+    @property
+    def ids(self) -> DecisionIds:
+        """The ids of the store's decisions."""
 
     def epoch(self) -> int:
         """Return the epoch of the newest opening of the store."""

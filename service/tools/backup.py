@@ -195,6 +195,7 @@ def _content(source: Path, dest: Path, reader: LogReader) -> dict[str, Any]:
     return {
         "format": 1,
         "source": str(source.resolve()),
+        "store": reader.ids.store,
         "created_at": time.time(),
         "epoch": reader.epoch(),
         "bandits": {

@@ -4,17 +4,21 @@ Runs on the event loop of a server. A backup is a folder below `backup.folder`, 
 at which it was begun; it gets that name when it is complete. What is there says when the last one
 was made, so a restart changes nothing, and one that was missed is made after the next start. Old
 ones are removed once a newer one is complete, and only those of this data directory; a failure
-removes nothing.
+removes nothing. A data directory is known by its path and its store: those of several containers
+may have one path. What is named after a time to come was made while a clock was wrong: it is the
+oldest, and says nothing of when the next one is due.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -35,6 +39,7 @@ NAME, NAMED = "bandexa-", "bandexa-%Y%m%dT%H%M%SZ"
 CHECKED_S = 30.0
 RETRY_S = 900.0
 DAY_S = 86400.0
+AHEAD_S = 60.0  # by so much a clock may have been set back without that being noticed
 MAX_TOLD = 1 << 20
 LAST_LINES = 3  # of a failed command that its error has
 
@@ -47,6 +52,7 @@ class Found:
         path: Its folder.
         begun: When it was begun, by its name; None: another name.
         source: The data directory that it is a copy of.
+        store: The name of the store there; None: a release before 0.4 made it.
         created_at: When the copy ended.
         bandits: The position of each bandit's log.
     """
@@ -54,6 +60,7 @@ class Found:
     path: Path
     begun: float | None
     source: str
+    store: str | None
     created_at: float
     bandits: dict[str, int]
 
@@ -84,7 +91,8 @@ def _found(path: Path) -> Found | None:
         marker = json.loads((path / MARKER).read_text())
         positions = {name: int(one["position"]) for name, one in marker["bandits"].items()}
         source, created_at = str(marker["source"]), float(marker["created_at"])
-        return Found(path, begun, source, created_at, positions)
+        store = marker.get("store")
+        return Found(path, begun, source, store, created_at, positions)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # incomplete, or no backup
         return None
 
@@ -116,17 +124,25 @@ class ScheduledBackups:
     Args:
         settings: Of the server; without `backup.folder` nothing is done.
         metrics: Gets how they stand.
+        store: The name of the server's store.
         now: The wall clock.
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, now: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        store: str,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._setting = settings.backup
         self._metrics = metrics
         self._now = now
         self._source = str(settings.data_dir.resolve())
+        self._store = store
+        own = hashlib.sha256(f"{self._source} {store}".encode()).hexdigest()[:16]
+        self._unfinished = f".{NAME}{own}-"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -165,17 +181,17 @@ class ScheduledBackups:
     async def _make(self, folder: Path, standing: BackupStanding) -> bool:
         """Make a backup; returns whether it is complete."""
         begun = self._now()
-        dest = folder / datetime.fromtimestamp(begun, UTC).strftime(NAMED)
-        unfinished = folder / f".{NAME}{hashlib.sha256(self._source.encode()).hexdigest()[:16]}"
-        log.info("a backup is made in %s", dest)
+        # Another folder each time: the command of a server that was killed may still write in one.
+        unfinished = folder / f"{self._unfinished}{secrets.token_hex(4)}"
+        log.info("a backup is made in %s", folder)
         started = time.monotonic()
         try:
-            await asyncio.to_thread(_prepare, unfinished)
+            await asyncio.to_thread(_prepare, folder, self._unfinished)
             error = await self._command("backup", self._source, str(unfinished))
             if error is None and self._setting.verify:
                 error = await self._command("verify", str(unfinished))
             if error is None:
-                await asyncio.to_thread(_complete, unfinished, dest)
+                dest = await asyncio.to_thread(give_name, unfinished, folder, begun)
         except OSError as failure:
             error = str(failure)
         except Exception as failure:  # the top of an attempt: the next one must come all the same
@@ -226,10 +242,18 @@ class ScheduledBackups:
         log.error("the backup failed: %s", error)
 
     def _mine(self, folder: Path) -> list[Found]:
-        return [each for each in backups_in(folder) if each.source == self._source]
+        """Return the backups of this data directory, the oldest first."""
+        mine = [
+            each
+            for each in backups_in(folder)
+            if each.source == self._source and each.store in (None, self._store)
+        ]
+        now = self._now()
+        return sorted(mine, key=lambda each: each.time <= now + AHEAD_S)
 
     def _last_good(self, folder: Path) -> float | None:
-        return max((each.time for each in self._mine(folder)), default=None)
+        latest = self._now() + AHEAD_S
+        return max((one.time for one in self._mine(folder) if one.time <= latest), default=None)
 
     def _remove_old(self, folder: Path) -> int:
         """Remove all but the newest backups of this data directory, and return how many.
@@ -253,16 +277,29 @@ class ScheduledBackups:
         }
 
 
-def _prepare(unfinished: Path) -> None:
+def _prepare(folder: Path, unfinished: str) -> None:
     """Make room for a backup: what a server that was killed left of the one before goes."""
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(unfinished)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{unfinished}*"):
+        shutil.rmtree(path, ignore_errors=True)  # its command may still write in it
 
 
-def _complete(unfinished: Path, dest: Path) -> None:
-    unfinished.rename(dest)
-    LocalFileSystem().sync_dir(dest.parent)
+def give_name(unfinished: Path, folder: Path, begun: float) -> Path:
+    """Give a complete backup its name, and return its folder.
+
+    Where another server began one in the same second, it is the next second that is free.
+    """
+    while True:
+        dest = folder / datetime.fromtimestamp(begun, UTC).strftime(NAMED)
+        try:
+            unfinished.rename(dest)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            begun += 1.0
+            continue
+        LocalFileSystem().sync_dir(folder)
+        return dest
 
 
 def _num_bytes(path: Path) -> int:

@@ -16,7 +16,7 @@ from service.http.keys import hash_of, load_keys, new_key
 from service.http.rates import Bucket
 from tests.fixtures.servers import Server
 
-SLOW, ENDED, ENDING, FREE = (new_key() for _ in range(4))
+SLOW, ENDED, ENDING, FREE, ONCE = (new_key() for _ in range(5))
 SCOPES = '["select", "reward", "read", "admin"]'
 
 
@@ -34,6 +34,7 @@ def server(start_session_server, tmp_path_factory) -> Server:
         + table("ended", ENDED, f"expires = {(now - timedelta(seconds=1)).isoformat()}")
         + table("ending", ENDING, f"expires = {(now + timedelta(days=3)).isoformat()}")
         + table("free", FREE)
+        + table("once", ONCE, "rate = 0.001", "burst = 1")
     )
     found: Server = start_session_server(env={"BANDEXA_KEYS_FILE": str(path)})
     return found
@@ -72,6 +73,12 @@ def test_a_key_with_a_rate_gets_429_and_when_to_come_back(server: Server) -> Non
     assert call(server, SLOW, "GET", "/bandits").status_code == 429
     for _ in range(5):
         assert call(server, FREE, "POST", "/select", item).status_code == 200
+
+
+def test_a_call_that_asks_who_one_is_counts_once(server: Server) -> None:
+    asked = [call(server, ONCE, "GET", "/dashboard/session") for _ in range(2)]
+    assert [each.status_code for each in asked] == [200, 429]
+    assert asked[0].json()["name"] == "once"
 
 
 def test_a_client_waits_as_long_as_it_is_asked_to(start_server, tmp_path: Path) -> None:

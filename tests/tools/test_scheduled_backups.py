@@ -15,7 +15,7 @@ import pytest
 from service.observe.backups import BackupStanding
 from service.observe.health import ServerState, check_server
 from service.settings import BackupSetting, SettingsError, load_settings
-from service.tools.scheduled import due_at
+from service.tools.scheduled import due_at, give_name
 from tests.fixtures.commands import bandexa
 from tests.fixtures.waiting import poll
 
@@ -126,17 +126,61 @@ def test_what_a_killed_server_left_unfinished_makes_room_and_backups_are_verifie
     start_server, tmp_path: Path
 ) -> None:
     folder, data_dir = tmp_path / "backups", tmp_path / "data"
-    mine, other = (hashlib.sha256(str(path).encode()).hexdigest()[:16]
-                   for path in (data_dir, tmp_path / "other"))  # fmt: skip
-    for name in (mine, other):
-        (folder / f".bandexa-{name}").mkdir(parents=True)
-        (folder / f".bandexa-{name}" / "bandexa.db.partial").write_text("half")
     server = start_server(data_dir, env=scheduled(folder, BANDEXA_BACKUP__VERIFY="true"))
-    poll(lambda: complete(folder), "a backup")
+    first = poll(lambda: complete(folder), "a backup")[0]
+    assert server.stop() == 0
+    marker = json.loads((first / "backup.json").read_text())
+    mine, other = (
+        folder / f".bandexa-{hashlib.sha256(f'{data_dir} {store}'.encode()).hexdigest()[:16]}-left"
+        for store in (marker["store"], "another")
+    )
+    for path in (mine, other):
+        path.mkdir()
+        (path / "bandexa.db.partial").write_text("half")
+    server.start()
+    poll(lambda: complete(folder)[-1] != first, "another backup")
     assert server.stop() == 0
     assert all(not (path / "bandexa.db.partial").exists() for path in complete(folder))
-    assert (folder / f".bandexa-{other}" / "bandexa.db.partial").exists()  # another server's
-    assert bandexa("verify", complete(folder)[0], "--quiet").returncode == 0
+    assert not mine.exists()
+    assert (other / "bandexa.db.partial").exists()  # another server's
+    assert bandexa("verify", complete(folder)[-1], "--quiet").returncode == 0
+
+
+def test_backups_of_other_stores_stay_and_a_wrong_clock_stops_none(
+    start_server, tmp_path: Path
+) -> None:
+    """Containers share a folder, and all have /data; one of them had the year 2999 for a while."""
+    folder, data_dir = tmp_path / "backups", tmp_path / "data"
+
+    def made(name: str, **more: object) -> Path:
+        path = folder / name
+        path.mkdir(parents=True)
+        marker = {"source": str(data_dir), "created_at": 1.0, "bandits": {}, **more}
+        (path / "backup.json").write_text(json.dumps(marker))
+        return path
+
+    other = made("bandexa-20260101T000000Z", store="another")
+    earlier = made("bandexa-20260102T000000Z")  # of a release that noted no store
+    ahead = made("bandexa-29990101T000000Z")
+    server = start_server(data_dir, env=scheduled(folder))
+    left = {other, earlier, ahead}
+    first = poll(lambda: set(complete(folder)) - left, "a backup").pop()
+    poll(lambda: set(complete(folder)) - left - {first}, "another one")
+    poll(lambda: not earlier.exists() and not ahead.exists(), "the oldest make room")
+    assert server.stop() == 0
+    assert other.exists()
+    assert len(set(complete(folder)) - left) >= 1, "the newest stays"
+
+
+def test_two_servers_that_begin_in_one_second_have_a_backup_each(tmp_path: Path) -> None:
+    names = []
+    for server in ("one", "two"):
+        unfinished = tmp_path / f".{server}"
+        unfinished.mkdir()
+        (unfinished / "backup.json").write_text(server)
+        names.append(give_name(unfinished, tmp_path, MORNING))
+    assert [path.name for path in names] == ["bandexa-20260501T080000Z", "bandexa-20260501T080001Z"]
+    assert [(path / "backup.json").read_text() for path in names] == ["one", "two"]
 
 
 MORNING = datetime(2026, 5, 1, 8, 0, tzinfo=UTC).timestamp()

@@ -14,9 +14,8 @@ from msgspec import Raw
 from bandexa_core import __version__
 from bandexa_core.ids import DecisionId
 from service.http.alarms import Alarms
-from service.http.auth import identify, needs
+from service.http.auth import needs
 from service.http.codec import WireRoute, as_part, encode, wanted_by
-from service.http.keys import Keys
 from service.http.large import large
 from service.http.routes.common import EngineDep, FollowerDep, HolderDep, Name, problems, reached
 from service.http.schemas.common import Id
@@ -45,12 +44,10 @@ Range = Literal["15m", "1h", "6h", "1d", "7d", "30d", "all"]
 
 
 @router.get("/session", openapi_extra=needs("any"))
-async def session(request: Request) -> Session:
+async def session(holder: HolderDep) -> Session:
     """Return the scopes of the caller's key; 401 where keys are set and it sent none."""
-    keys: Keys = request.app.state.keys
-    if not keys:
+    if holder is None:
         return Session(name=None, scopes=list(SCOPES), bandits=None, keys_needed=False)
-    holder = identify(request, keys)
     bandits = None if holder.bandits is None else list(holder.bandits)
     scopes = list(holder.scopes)
     return Session(name=holder.name, scopes=scopes, bandits=bandits, keys_needed=True)

@@ -23,7 +23,7 @@ from bandexa_core.log.rows import (
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
-from service.store.identity import is_older, key_at, time_of
+from service.store.identity import DecisionIds, is_older, key_at, time_of
 from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import LearnedRow
@@ -35,6 +35,11 @@ from service.store.records import BanditRecord, Blanked, Erasure, Relearning, St
 
 class MemoryReader(View):
     """See `LogReader`."""
+
+    @property
+    def ids(self) -> DecisionIds:
+        """See `LogReader.ids`."""
+        return self._contents.ids
 
     def epoch(self) -> int:
         """See `LogReader.epoch`."""
