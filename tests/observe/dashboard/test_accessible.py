@@ -31,7 +31,10 @@ def server(start_session_server: Any) -> Any:
         spec = {
             "policy": "linear_ts", "context": {"features": "auto"}, "reward_range": [0, 1],
             "actions": {"features": "auto"}, "segment": "country",
-            "arms": [{"name": "control", "share": 0.2, "policy": "first"}],
+            "arms": [
+                {"name": "control", "share": 0.2, "policy": "first"},
+                {"name": "dark", "share": 0.0, "policy": "greedy", "shadow": True},
+            ],
             "limits": {"red": {"floor": 0.1}},
         }  # fmt: skip
         fed.call("PUT", "/bandits/shown", spec)
