@@ -125,7 +125,14 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
             keys_read_anew(keys, settings),
             LargeBodies() as large,
             Forwarding(
-                app.behind, CALLS, place.own, place.keeper, replica.failure, metrics
+                app.behind,
+                CALLS,
+                place.own,
+                place.keeper,
+                replica.failure,
+                metrics,
+                settings,
+                app.budget,
             ).running() as forwarding,
         ):
             replica.shows = partial(shown_metrics, engine)

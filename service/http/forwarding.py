@@ -2,24 +2,31 @@
 
 Selects, rewards, activations, scores and health checks are answered here. Everything else, such as
 administration and the dashboard, is the keeper's: it goes there over a Unix socket as it came, and
-its answer comes back as it is. The keeper checks keys, limits and bodies. Runs on the event loop.
+its answer comes back as it is. The keeper checks keys and what bodies hold; how many bytes a body
+has and how long it takes to arrive is checked here as well, because a call is passed on only as
+fast as its client sends it. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.budget import BytesInFlight
+from service.http.limits import BodyLimit
 from service.http.problems import refusal_of, send_refusal
 from service.http.schemas.health import Health
 from service.observe.correlation import current
 from service.observe.counters import Metrics
+from service.settings import Settings
 from service.store.errors import Unavailable
 
 # RFC 9110, 7.6.1: they are of one connection; and `expect` was answered here.
@@ -30,7 +37,9 @@ _OF_CONNECTIONS = frozenset(
 CLIENT = b"x-bandexa-client"  # who has sent a request; what a client says itself is dropped
 REQUEST_ID = b"x-request-id"  # the keeper logs the id that is answered here
 _NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID}
-IDLE_S = 5.0  # shorter than the keeper retains a connection
+_NOT_PASSED_BACK = _NOT_PASSED_ON | {b"date", b"server"}  # each answer gets those of this process
+IDLE_S = 5.0
+T = TypeVar("T")
 AWAY = "the process that administers the server is starting again"
 
 
@@ -44,6 +53,8 @@ class Forwarding:
         keeper: The socket at which the keeper serves HTTP.
         failure: Returns why this process is not ready, None while it is.
         metrics: Counts refusals.
+        settings: The limits of bodies.
+        budget: What the bodies of all requests may take together.
     """
 
     def __init__(
@@ -54,14 +65,20 @@ class Forwarding:
         keeper: Path,
         failure: Callable[[], str | None],
         metrics: Metrics,
+        settings: Settings,
+        budget: BytesInFlight,
     ) -> None:
         self._app = app
         self._own = own
         self._here = frozenset((*here, "/activate", "/healthz"))
         self._failure = failure
         self._metrics = metrics
+        self._passed_on = BodyLimit(
+            self._pass_on, settings=settings, metrics=metrics, budget=budget
+        )
+        idle_s = min(IDLE_S, settings.keep_alive_s / 2)  # shorter than the keeper retains it
         transport = httpx.AsyncHTTPTransport(
-            uds=str(keeper), limits=httpx.Limits(keepalive_expiry=IDLE_S)
+            uds=str(keeper), limits=httpx.Limits(keepalive_expiry=idle_s)
         )
         self._client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)
 
@@ -83,17 +100,32 @@ class Forwarding:
             answer = JSONResponse(health.model_dump(), 200 if failure is None else 503)
             await answer(scope, receive, send)
         else:
-            try:
-                response = await self._asked(scope, receive)
-            except (httpx.TransportError, OSError):
-                error = Unavailable(AWAY)
-                await send_refusal(refusal_of(error, self._metrics), send)
-                return
-            if response is not None:
-                await _pass_back(response, send)
+            await self._passed_on(scope, receive, send)
 
-    async def _asked(self, scope: Scope, receive: Receive) -> httpx.Response | None:
-        """Return the keeper's answer; None where the client left before."""
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the keeper answer a request, as long as its client waits for that."""
+        body = _Body(receive)
+        try:
+            response = await _while_waited_for(body, self._asked(scope, body))
+        except _Left:
+            return
+        except (httpx.TransportError, OSError):
+            await send_refusal(refusal_of(Unavailable(AWAY), self._metrics), send)
+            return
+        except (HTTPException, Unavailable) as error:  # the body is too large, or too slow
+            await send_refusal(refusal_of(error, self._metrics), send)
+            return
+        with suppress(_Left):
+            await _while_waited_for(body, _pass_back(response, send))
+
+    async def _asked(self, scope: Scope, body: _Body) -> httpx.Response:
+        """Return the keeper's answer, of which the head has arrived.
+
+        Raises:
+            _Left: The client left while it sent the body.
+            HTTPException, Unavailable: The body is too large, or too slow.
+            httpx.TransportError: The keeper does not answer.
+        """
         headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
         if (correlation := current.get()) is not None:
             headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
@@ -101,45 +133,31 @@ class Forwarding:
             headers.append((CLIENT, f"{client[0]} {client[1]}".encode()))
         names = {name for name, _ in scope["headers"]}
         has_body = b"content-length" in names or b"transfer-encoding" in names
-        body = _Body(receive)
+        if not has_body:
+            body.ended.set()
         path = scope.get("raw_path") or scope["path"].encode()
         query = scope["query_string"]
-        request = self._client.build_request(
+        # Made without the client, which would add headers of its own: Accept-Encoding, for example.
+        request = httpx.Request(
             scope["method"],
             httpx.URL(scheme="http", host="keeper", raw_path=path + (b"?" + query) * bool(query)),
             headers=headers,
             content=body.parts() if has_body else None,
         )
-        if not has_body:
-            body.ended.set()
-        asked = asyncio.ensure_future(self._client.send(request, stream=True))
-        left = asyncio.ensure_future(body.left())
-        try:
-            await asyncio.wait({asked, left}, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
-            return None
-        except _Left:
-            return None
-        finally:
-            left.cancel()
-            if not asked.done():
-                asked.cancel()
-                with suppress(asyncio.CancelledError, httpx.HTTPError, _Left):
-                    await asked
+        return await self._client.send(request, stream=True)
 
 
 def from_client(scope: Scope) -> Scope:
     """Return a request that was passed on as one of the client that sent it."""
     for name, value in scope["headers"]:
         if name == CLIENT:
-            host, _, port = value.decode().partition(" ")
+            host, _, port = value.decode().rpartition(" ")  # a proxy says what it likes of a host
             return {**scope, "client": (host, int(port))}
     return scope
 
 
 class _Left(Exception):
-    """The client left while it sent a body."""
+    """The client left before it was answered."""
 
 
 class _Body:
@@ -176,11 +194,31 @@ def _is_score(path: str) -> bool:
     return path.startswith("/bandits/") and path.endswith("/score") and path.count("/") == 3
 
 
+async def _while_waited_for(body: _Body, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; it is cancelled where the client leaves before.
+
+    Raises:
+        _Left: The client left.
+    """
+    working, left = asyncio.ensure_future(work), asyncio.ensure_future(body.left())
+    try:
+        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _Left
+        return working.result()
+    finally:
+        left.cancel()
+        if not working.done():
+            working.cancel()
+            with suppress(asyncio.CancelledError, httpx.HTTPError, HTTPException, _Left):
+                await working
+
+
 async def _pass_back(response: httpx.Response, send: Send) -> None:
     headers = [
         (name.lower(), value)
         for name, value in response.headers.raw
-        if name.lower() not in _NOT_PASSED_ON
+        if name.lower() not in _NOT_PASSED_BACK
     ]
     try:
         await send(
