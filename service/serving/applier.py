@@ -75,6 +75,7 @@ class Applier:
         switch: Returns the model of another configuration that is served from a position on; None:
             this process brings it about itself, and never reads of it here.
         grown: Called with every new head.
+        skipped: Called where a model is served from now on that has rows which were not read here.
         head: The newest committed row, as far as is known here.
         failure: Why rows are not applied; None while they are.
     """
@@ -96,6 +97,7 @@ class Applier:
         self._on_failure = on_failure
         self.switch: Callable[[LogPosition], Awaitable[ServingModel]] | None = None
         self.grown: Callable[[LogPosition], None] | None = None
+        self.skipped: Callable[[], None] | None = None
         self.head = model.position
         self.failure: Failure | None = None
         self._due_since: float | None = None
@@ -305,6 +307,8 @@ class Applier:
         self._is_switching &= not ends_switch
         if model is not None:
             assert model.position >= self.model.position
+            if self.skipped is not None and model.position > self.model.position:
+                self.skipped()
             self.model.frozen = True
             model.follow_on(self.model)
             self.model = model

@@ -170,9 +170,13 @@ class Bandit:
         for group in read(self.record, after, up_to):
             row = group.rows[0]
             if isinstance(row, ConfigRow) and row.position not in self.configurations.positions:
-                self.configurations = self.configurations.with_row(row)
-                self.metrics.configure(self.configurations)
+                self.configure(self.configurations.with_row(row))
             yield group
+
+    def configure(self, configurations: Configurations) -> None:
+        """Take the configurations that its log has; another process has changed them."""
+        self.configurations = configurations
+        self.metrics.configure(configurations)
 
     def _load_import(self, version: SnapshotVersion) -> Snapshot:
         """Return an imported snapshot: from memory while it is being imported, else from disk."""

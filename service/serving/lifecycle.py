@@ -250,6 +250,7 @@ async def replicating(
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
             bandit = _live_bandit(record, snapshots, model, reader, store, recovery, delivery)
             bandit.applier.switch = partial(replica.switched, bandit)
+            bandit.applier.skipped = lambda: bandit.configure(reader.configurations(record))
             live.add(bandit)
             return bandit
 

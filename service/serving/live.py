@@ -21,10 +21,12 @@ class Bandits:
     """The live bandits of a server.
 
     Attributes:
-        is_behind: Whether others than these may be there, which are about to be served.
+        coming: The names of those that are about to be served.
+        is_behind: Whether not all names are known: what is not here may have been created just now.
     """
 
     def __init__(self) -> None:
+        self.coming: set[str] = set()
         self.is_behind = False
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
@@ -65,8 +67,10 @@ class Bandits:
         """
         bandit = self.get(name)
         if bandit is None:
+            if name in self.coming:
+                raise Unavailable(f"bandit {name!r} is being loaded")
             if self.is_behind:
-                raise Unavailable(f"bandit {name!r} is not known yet: bandits are being loaded")
+                raise Unavailable(f"bandit {name!r} is not known yet: bandits are being read")
             raise UnknownBandit(name)
         return bandit
 

@@ -68,6 +68,7 @@ class Replica:
         self._recovery = recovery
         self._serve = serve
         self._reader: LogReader = store.reader()
+        self._names: LogReader = store.reader()  # is not held up by a load
         self._rounds: Rounds | None = None
         self._heads: dict[int, LogPosition] = {}
         self._hashes: dict[BanditUid, tuple[LogPosition, bytes | None]] = {}
@@ -75,6 +76,8 @@ class Replica:
         self._swapping: dict[BanditUid, asyncio.Task[None]] = {}
         self._syncing: asyncio.Task[None] | None = None
         self._sync_again = False
+        self._loading: dict[BanditUid, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported: dict[int, Counted] = {}
         self.shows: Callable[[], Awaitable[bytes]] = _nothing
@@ -90,7 +93,9 @@ class Replica:
             yield
         finally:
             self._store.watch(lambda changes: None, lambda: None, lambda: None)
-            tasks = [counting, *self._tasks, *self._swapping.values()]
+            tasks = [
+                counting, *self._tasks, *self._swapping.values(), *self._loading.values(),
+            ]  # fmt: skip
             if self._syncing is not None:
                 tasks.append(self._syncing)
             for task in tasks:
@@ -98,6 +103,7 @@ class Replica:
             await asyncio.gather(*tasks, return_exceptions=True)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._loader, self._reader.close)
+            await loop.run_in_executor(None, self._names.close)
 
     def failure(self) -> str | None:
         """Return why this process is not ready, None while it is."""
@@ -138,8 +144,8 @@ class Replica:
 
     async def synced(self) -> None:
         """Return once all bandits of the store are served, or set aside."""
-        while self._syncing is not None:
-            await asyncio.wait({self._syncing})
+        while waiting := {*self._loading.values(), *([self._syncing] if self._syncing else ())}:
+            await asyncio.wait(waiting)
 
     async def _settle(self, number: int) -> None:
         """Give a number back once everything that was announced before it is served."""
@@ -163,6 +169,10 @@ class Replica:
 
     def _synced(self, task: asyncio.Task[None]) -> None:
         self._syncing = None
+        self._again_after(task)
+
+    def _again_after(self, task: asyncio.Task[None]) -> None:
+        """Read the bandits again soon where a task has failed."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the bandits of the store cannot be read: %s", error)
             asyncio.get_running_loop().call_later(1.0, self._sync)
@@ -171,19 +181,25 @@ class Replica:
             self._sync()
 
     async def _follow_bandits(self) -> None:
-        """Serve the bandits that the store has, and no others."""
+        """Serve the bandits that the store has, and no others.
+
+        Those that are to be served are loaded by tasks of their own: that may take long, and what
+        is deleted or created meanwhile must be known at once.
+        """
         loop = asyncio.get_running_loop()
         again = True
         while again:
             self._sync_again = False
-            records = await loop.run_in_executor(self._loader, self._reader.bandits)
+            records = await loop.run_in_executor(None, self._names.bandits)
             uids = {record.uid for record in records}
             everyone: list[Bandit | SetAside] = [*self._live.all(), *self._live.aside()]
             for known in everyone:
                 if known.record.uid not in uids:
                     self._live.remove(known.record.name)
                     self._recovery.forget(known)
-                    self._store.forget(known.record.key)
+                    self._forget(known.record)
+            for uid in self._loading.keys() - uids:
+                self._loading.pop(uid).cancel()
             aside = {each.record.uid for each in self._live.aside()}
             for record in records:
                 self._store.remember(record)
@@ -192,12 +208,38 @@ class Replica:
                 for record in records
                 if self._live.find(record.uid) is None and record.uid not in aside
             ]
+            self._live.coming = {record.name for record in missing}
             for record in missing:
-                await self._load(record)
+                if record.uid not in self._loading:
+                    self._begin_to_load(record)
             again = self._sync_again
         self._live.is_behind = False
 
+    def _forget(self, record: BanditRecord) -> None:
+        """Forget what was announced of a bandit that was deleted."""
+        self._store.forget(record.key)
+        self._heads.pop(record.key, None)
+        self._served.pop(record.uid, None)
+        self._reported.pop(record.key, None)
+
+    def _begin_to_load(self, record: BanditRecord) -> None:
+        task = asyncio.create_task(self._load(record), name=f"load-{record.uid}")
+        self._loading[record.uid] = task
+
+        def loaded(task: asyncio.Task[None]) -> None:
+            if self._loading.get(record.uid) is task and not task.cancelled():
+                del self._loading[record.uid]
+                if task.exception() is None:
+                    self._live.coming.discard(record.name)
+            self._again_after(task)
+
+        task.add_done_callback(loaded)
+
     async def _load(self, record: BanditRecord) -> None:
+        async with self._one_at_a_time:
+            await self._load_now(record)
+
+    async def _load_now(self, record: BanditRecord) -> None:
         loop = asyncio.get_running_loop()
         snapshots = SnapshotStore(self._settings.snapshots / record.uid)
         try:
