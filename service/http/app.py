@@ -129,7 +129,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
                 CALLS,
                 place.own,
                 place.keeper,
-                replica.failure,
+                lambda: system.ENDING if app.state.draining else replica.failure(),
                 metrics,
                 settings,
                 app.budget,
