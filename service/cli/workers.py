@@ -6,7 +6,8 @@ workers listen on one port; the kernel spreads connections over them. While the 
 workers answer scores, and writes get 503; a worker that is away takes its connections along.
 
 The processes are forked, so that they begin with the imports done. Each ends in order when this
-process ends, however that ends: it holds the other end of a pipe.
+process ends, however that ends: it holds the other end of a pipe. Each has a process group of its
+own: Ctrl-C reaches this process alone, so that workers end before the keeper, which they need.
 """
 
 from __future__ import annotations
@@ -147,6 +148,10 @@ class Workers:
 
     def _caught(self, number: int, _: object) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            if self._ending:  # they need not drain any longer
+                for child in self._children[1:]:
+                    if child.pid:
+                        _signal(child.pid, signal.SIGTERM)
             self._ending = True
         elif number == signal.SIGHUP:
             if self._settings.keys_file is None:
@@ -194,6 +199,7 @@ class Workers:
         """Be a process of the server; never returns."""
         status = 1
         try:
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -209,6 +215,8 @@ class Workers:
             hub, keeper, rates = (self._folder / name for name in ("store", "http", "rates"))
             if child.number == KEEPER:
                 self._reserved.close()
+                # It ends behind the workers, which have drained then.
+                settings = settings.model_copy(update={"drain_s": 0.0})
                 status = serve_process(
                     settings, listen_privately(keeper), place=KeeperPlace(hub, rates),
                     beside=_ends_with(self._alive),

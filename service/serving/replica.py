@@ -24,6 +24,7 @@ from service.serving.recovery import Recovery, SetAside, build_model, failure_of
 from service.serving.rounds import Rounds
 from service.serving.threads import in_own_thread
 from service.settings import Settings
+from service.store.errors import StoreError
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 from service.store.socket.client import Changes, SocketStore
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 COUNTED_S = 1.0
 AWAY_S = 3.0  # without the keeper, after which this process is not ready
 MAX_LAG_S = 5.0
+UNREAD = b""
 Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
 
 
@@ -303,9 +305,7 @@ class Replica:
         """Note where every model is, by the log as it was."""
         for bandit in self._live.all():
             position = bandit.model.position
-            self._hashes[bandit.record.uid] = (
-                position, self._reader.hash_at(bandit.record.key, position),
-            )  # fmt: skip
+            self._hashes[bandit.record.uid] = position, self._hash_at(bandit, position)
 
     def _found(self) -> None:
         """Compare the log with the one that every model has followed; drop a model of another."""
@@ -313,13 +313,22 @@ class Replica:
             position, known = self._hashes.pop(bandit.record.uid, (LogPosition(0), None))
             if known is None:  # nothing was learned, or retention has removed that row
                 continue
-            if self._reader.hash_at(bandit.record.key, position) != known:
+            if known == UNREAD or self._hash_at(bandit, position) != known:
                 log.critical(
-                    "bandit %s: the log is another one than before row %d: its model is built anew",
+                    "bandit %s: the log is not known to be the same up to row %d: its model is"
+                    " built anew",
                     bandit.record.name, position,
                 )  # fmt: skip
                 self._live.remove(bandit.record.name)
         self._sync()
+
+    def _hash_at(self, bandit: Bandit, position: LogPosition) -> bytes | None:
+        """Return the hash of a log row; None: it is not there; `UNREAD`: nobody knows."""
+        try:
+            return self._reader.hash_at(bandit.record.key, position)
+        except StoreError as error:  # the keeper may have ended because of the same disk
+            log.error("bandit %s: its log cannot be read: %s", bandit.record.name, error)
+            return UNREAD
 
     # -- counts ---------------------------------------------------------------------------------
 

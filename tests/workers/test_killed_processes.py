@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from contextlib import suppress
 from typing import Any
@@ -142,9 +144,21 @@ def test_scores_go_on_while_the_keeper_is_away(own_crew) -> None:
     poll(lambda: one.scores(name, [0.5, 1.0]) == two.scores(name, [0.5, 1.0]), "equal scores")
 
 
-def test_the_server_ends_with_all_its_processes(own_crew) -> None:
-    pids = own_crew.pids()
-    assert own_crew.server.stop() == 0
+def test_ctrl_c_ends_the_workers_and_then_the_keeper(start_server, api_of) -> None:
+    env = {"BANDEXA_KEEP_ALIVE_S": "3600", "BANDEXA_DRAIN_S": "600"}
+    server = start_server(None, "--workers", 2, env=env)
+    with crew_of(server, 2, api_of) as crew:
+        one, two = crew.both
+        name = one.two_actions()
+        pids = crew.pids()
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does
+        ready = poll(
+            lambda: found if (found := crew.clients[1].get("/readyz")).status_code == 503 else None,
+            "a worker that drains",
+        )
+        assert "ends" in ready.json()["detail"]
+        two.select(name, [0.5, 1.0])  # it is stored
+        assert server.stop() == 0  # a second signal: it need not drain any longer
     assert [pid for pid in pids.values() if is_running(pid)] == []
 
 

@@ -179,7 +179,14 @@ class SocketStore:
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
                 continue
-            if _identity(self._path) != self._file:
+            try:
+                identity = _identity(self._path)
+            except OSError as error:  # it is being put back, for example
+                log.error("the database cannot be read: %s", error)
+                stream.close()
+                await asyncio.sleep(MAX_RETRY_S)
+                continue
+            if identity != self._file:
                 log.critical("%s is another file now: this process ends", self._path)
                 self.replaced = True
                 stream.close()
@@ -221,10 +228,10 @@ class SocketStore:
         self._deliver(lambda: self._refuse_all(pending))
         if self._is_closed:
             return
-        self._on_lost()
         if self._connecting is None or self._connecting.done():
             log.warning("%s", LOST)
             self._connecting = asyncio.create_task(self._reconnect(), name="store-socket")
+        self._on_lost()
 
     def _refuse_all(self, pending: dict[int, _Pending]) -> None:
         for each in pending.values():

@@ -347,9 +347,9 @@ class _Follower:
             return
 
         def stored(answer: Any, error: Exception | None) -> None:
+            done(answer, error)  # whatever the listener does
             if answer is None and error is None and hub.listener is not None:
                 hub.listener.decided(record)
-            done(answer, error)
 
         hub.store.append_decision(record, stored)
 
@@ -362,9 +362,9 @@ class _Follower:
         step = sent.received(bandit)
 
         def stored(rows: Any, error: Exception | None) -> None:
+            done(rows, error)  # as above
             if error is None and rows is not None:
                 hub.stepped(step, rows)
-            done(rows, error)
 
         hub.store.append_step(step, stored)
 
