@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from bandexa_core.encoders import EncoderRegistry
@@ -18,8 +18,10 @@ from service.serving import manage
 from service.serving.engine import Engine
 from service.serving.errors import UnknownBandit
 from service.serving.lifecycle import Place, replicating, running
+from service.serving.replica import Replica
 from service.settings import Settings
-from service.store.errors import Unavailable
+from service.store.errors import StoreUnreadable, Unavailable
+from service.store.sqlite.reader import StoreReader
 from tests.fixtures.waiting import until
 
 SPEC = BanditSpec(
@@ -27,16 +29,26 @@ SPEC = BanditSpec(
 )
 
 
+class Processes:
+    """A keeper and a worker of one data directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hub = folder / "store"
+        self.settings = Settings(data_dir=folder / "data", durability="os", workers=2)
+        self.place = Place(1, self.hub, folder / "http", folder / "rates")
+
+    def keeper(self) -> AbstractAsyncContextManager[Engine]:
+        return running(self.settings, Metrics(), EncoderRegistry(), hub_address=self.hub)
+
+    def worker(self) -> AbstractAsyncContextManager[tuple[Engine, Replica]]:
+        return replicating(self.settings, Metrics(), EncoderRegistry(), self.place)
+
+
 @asynccontextmanager
 async def keeper_and_worker() -> AsyncIterator[tuple[Engine, Engine]]:
     with tempfile.TemporaryDirectory() as folder:  # a short path, as sockets need it
-        hub = Path(folder) / "store"
-        settings = Settings(data_dir=Path(folder) / "data", durability="os", workers=2)
-        place = Place(1, hub, Path(folder) / "http", Path(folder) / "rates")
-        async with (
-            running(settings, Metrics(), EncoderRegistry(), hub_address=hub) as keeper,
-            replicating(settings, Metrics(), EncoderRegistry(), place) as (worker, _),
-        ):
+        processes = Processes(Path(folder))
+        async with processes.keeper() as keeper, processes.worker() as (worker, _):
             yield keeper, worker
 
 
@@ -109,3 +121,29 @@ def is_unknown(engine: Engine, name: str) -> bool:
     except Unavailable:
         return False
     return False
+
+
+def test_a_worker_connects_again_although_the_log_cannot_be_read(monkeypatch) -> None:
+    async def scene(folder: Path) -> None:
+        processes = Processes(folder)
+        async with AsyncExitStack() as keeping, AsyncExitStack() as serving:
+            keeper = await keeping.enter_async_context(processes.keeper())
+            await manage.put_bandit(keeper, "b", SPEC)
+            worker, replica = await serving.enter_async_context(processes.worker())
+            before = worker.bandit("b")
+
+            def unreadable(*_: object) -> None:
+                raise StoreUnreadable("disk I/O error")
+
+            with monkeypatch.context() as disk:  # it fails, and the keeper ends because of that
+                disk.setattr(StoreReader, "hash_at", unreadable)
+                await keeping.aclose()
+                await until(lambda: worker.store.failure is not None, "the end of the keeper")
+            await keeping.enter_async_context(processes.keeper())
+            await until(lambda: worker.store.failure is None, "the next keeper")
+            await until(lambda: worker.live.exists("b"), "the bandit")
+            assert worker.bandit("b") is not before, "nobody knows which log it has followed"
+            assert replica.failure() is None
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(asyncio.wait_for(scene(Path(folder)), 120))

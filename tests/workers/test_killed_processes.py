@@ -156,7 +156,7 @@ def test_ctrl_c_ends_the_workers_and_then_the_keeper(start_server, api_of) -> No
             lambda: found if (found := crew.clients[1].get("/readyz")).status_code == 503 else None,
             "a worker that drains",
         )
-        assert "ends" in ready.json()["detail"]
+        assert "asked to end" in ready.json()["detail"]
         two.select(name, [0.5, 1.0])  # it is stored
         assert server.stop() == 0  # a second signal: it need not drain any longer
     assert [pid for pid in pids.values() if is_running(pid)] == []
