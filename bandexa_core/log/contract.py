@@ -409,8 +409,9 @@ def value_reported(reward: Outcome, rules: RewardSpec) -> float:
 
 def counted(item: ItemState, reward: Outcome, rules: RewardSpec) -> ItemState:
     """Return the state of an item after one more reward that counts; its value is unchanged."""
+    reward = positive_zero(reward)
     if not isinstance(reward, tuple):
-        partials = joined(item.partials, reward + 0.0, rules.aggregate)
+        partials = joined(item.partials, reward, rules.aggregate)
         # Written out: `_replace` takes four times as long, and every reward passes here.
         return ItemState(item.num + 1, partials, item.value, item.void, item.metrics)
     known = {metric.name: metric for metric in item.metrics}
@@ -419,6 +420,16 @@ def counted(item: ItemState, reward: Outcome, rules: RewardSpec) -> ItemState:
         partials = joined(old.partials, number, rules.aggregate)
         known[name] = MetricState(name, old.num + 1, partials)
     return item._replace(num=item.num + 1, metrics=tuple(known[name] for name in sorted(known)))
+
+
+def positive_zero(reward: Outcome) -> Outcome:
+    """Return what is reported as it is counted and stored: a negative zero becomes zero.
+
+    A file drops the sign of a zero and a database does not, and the hash of a log covers it.
+    """
+    if isinstance(reward, tuple):
+        return tuple((name, number + 0.0) for name, number in reward)
+    return reward + 0.0
 
 
 def joined(partials: tuple[float, ...], reward: float, aggregate: str) -> tuple[float, ...]:

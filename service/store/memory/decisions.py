@@ -18,7 +18,13 @@ from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
 from bandexa_core.log import contract
 from bandexa_core.log.bounds import UNBOUNDED
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import COUNTED, DecisionState, Outcome, StoredStatus
+from bandexa_core.log.contract import (
+    COUNTED,
+    DecisionState,
+    Outcome,
+    StoredStatus,
+    positive_zero,
+)
 from bandexa_core.log.metrics import Totals
 from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from service.store.bounds import BoundsOfBandits
@@ -169,7 +175,7 @@ class Decisions:
             assert step.reported is not None, "a step that stores a reward has one"
             item, reward, reward_id, _ = step.reported
             held.rewards.append(
-                ReportedReward(item, step.time, _plain(reward), reward_id, change.reward)
+                ReportedReward(item, step.time, positive_zero(reward), reward_id, change.reward)
             )
             if not step.imported:
                 self._note_delay(held, change.reward)
@@ -253,11 +259,6 @@ class Decisions:
             newest = SampledValue(after, metrics, *bounds)
             bandit.sample[origin] = bandit.sample[origin]._replace(value=newest)
         return Logged(position, time, name, before, after, row.learned)
-
-
-def _plain(reward: Outcome) -> Outcome:
-    """Return a reward without a negative zero, which not every store can hold."""
-    return reward if isinstance(reward, tuple) else reward + 0.0
 
 
 def _owned(record: DecisionRecord) -> DecisionRecord:

@@ -63,7 +63,7 @@ class WritingDatabase:
         self._closed: list[tuple[Any, ...]] = []
         self._matured: list[tuple[Any, ...]] = []
         self._totals: list[tuple[Any, ...]] = []
-        self._sampled: list[tuple[Any, ...]] = []
+        self._sampled: dict[tuple[int, int], tuple[Any, ...]] = {}  # the newest of each
         self._late: list[tuple[Any, ...]] = []
 
     # -- as the operations use it -------------------------------------------------------------
@@ -154,7 +154,7 @@ class WritingDatabase:
         if table == "evicted":
             for value, metrics, bandit, origin in rows:
                 row = (bandit, origin, 0, 0, value + 0.0, b"", b"", 0, metrics)
-                self._sampled.append(row)
+                self._sampled[bandit, origin] = row
             return True
         if not is_insert:
             ended = self._closed if table == "windows" else self._matured
@@ -212,7 +212,7 @@ class WritingDatabase:
         return (
             before, after, self._rows, list(self._steps.values()),
             [self._versions.get(key) for key in keys], self._rewards, self._closed,
-            self._matured, self._totals, self._sampled, self._late,
+            self._matured, self._totals, list(self._sampled.values()), self._late,
         )  # fmt: skip
 
     def _ends(self) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, int, bytes]]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
 from bandexa_core.log.bounds import clip
-from bandexa_core.log.contract import VOID, ItemState, MetricState, Outcome
+from bandexa_core.log.contract import VOID, ItemState, MetricState, Outcome, positive_zero
 from bandexa_core.log.delays import DelayState
 from service.store.errors import StoreDamaged
 from service.store.hashing import (
@@ -245,6 +245,7 @@ def outcome(reward: float, metrics: bytes | None) -> Outcome:
 
 def outcome_columns(reward: Outcome) -> tuple[float, bytes | None]:
     """Return the columns of `outcome`; the number of metrics is 0."""
+    reward = positive_zero(reward)
     return (0.0, pack_metrics(reward)) if isinstance(reward, tuple) else (reward, None)
 
 

@@ -1,4 +1,4 @@
-"""Both stores get the same operations in the same turns: their answers and contents are equal.
+"""Two stores get the same operations in the same turns: their answers and contents are equal.
 
 A state machine asks for anything that a server does, alone or together with others, and compares
 the answers, and after each commit everything that can be read. Nothing here says what is right: the
@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bandexa_core.ids import (
     ActionId,
@@ -42,9 +50,10 @@ from service.store.errors import ServiceError
 from service.store.identity import is_server_form
 from service.store.protocol import Due, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RoundRecord
+from tests.fixtures.postgres import Cluster
 from tests.store.conftest import make_decision, make_features, make_spec
 from tests.store.contract.readable import FAR, Readers, plain
-from tests.store.contract.turns import MEMORY, SQLITE, Clock, Turns
+from tests.store.contract.turns import MEMORY, POSTGRES, SQLITE, Clock, Turns
 from tests.store.reporting import reportable
 
 PICK = st.integers(0, 1 << 16)
@@ -104,19 +113,34 @@ def comparable(future: Future[Any]) -> Any:
 
 
 class BothStores(RuleBasedStateMachine):
-    """The same bandits, decisions and reports in two stores."""
+    """The same bandits, decisions and reports in two stores.
+
+    Args:
+        url: An empty database for the second store; None: it is in memory.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__()
+        self.url = url
+        self.num_commits = 0
+        self.compared_every = 1 if url is None else 4  # commits: to read a database takes longer
 
     @initialize(spec=SPECS, other=SPECS, num=st.integers(1, 8))
     def begin(self, spec: BanditSpec, other: BanditSpec, num: int) -> None:
         self.exit = ExitStack()
         folder = Path(self.exit.enter_context(tempfile.TemporaryDirectory()))
         self.clock = Clock()
-        self.clients = [Turns(kind, folder, self.clock) for kind in (SQLITE, MEMORY)]
+        file = Turns(SQLITE, folder, self.clock)
+        kind = MEMORY if self.url is None else POSTGRES
+        other_store = Turns(kind, folder, self.clock, self.url)
+        self.clients = [file, other_store]
         for client in self.clients:
             self.exit.callback(client.close)
-        first = self.clients[0].open()
+        first = file.open()
         self.ids = first.ids
-        self.stores = [first, self.clients[1].open(first.ids)]
+        if self.url is not None:
+            other_store.take_ids(file.path)
+        self.stores = [first, other_store.open(first.ids)]
         self.readers = [self.exit.enter_context(Readers(store)) for store in self.stores]
         self.bandits: list[BanditRecord] = []  # all that ever were
         self.live: list[BanditRecord] = []
@@ -147,6 +171,7 @@ class BothStores(RuleBasedStateMachine):
     def commit(self) -> list[Future[Any]]:
         """Commit what was asked, compare the answers, and return those of the first store."""
         self.num_asked, self.is_compared = 0, False
+        self.num_commits += 1
         answers = [client.commit() for client in self.clients]
         first, second = ([comparable(future) for future in each] for each in answers)
         assert first == second
@@ -175,7 +200,9 @@ class BothStores(RuleBasedStateMachine):
 
     @invariant()
     def both_hold_the_same(self) -> None:
-        if getattr(self, "num_asked", 1) == 0 and not self.is_compared:
+        if getattr(self, "num_asked", 1) or self.is_compared:
+            return
+        if self.num_commits % self.compared_every == 0:
             self.compare()
 
     def compare(self) -> None:
@@ -437,9 +464,22 @@ class BothStores(RuleBasedStateMachine):
         self.ask("trim_catalogue", bandit, catalogue, position)
 
 
-TestBothStores = BothStores.TestCase
-TestBothStores.settings = settings(
+SETTINGS = settings(
     max_examples=15, stateful_step_count=40, deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink a failure takes more than a test's time
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
+TestBothStores = BothStores.TestCase
+TestBothStores.settings = SETTINGS
+
+
+@pytest.mark.needs("postgres")
+def test_a_database_beside_a_file(postgres: Cluster) -> None:
+    with ExitStack() as schemas:
+
+        class BesideFile(BothStores):
+            def __init__(self) -> None:
+                schemas.close()  # that of the example before
+                super().__init__(schemas.enter_context(postgres.empty()))
+
+        run_state_machine_as_test(BesideFile, settings=settings(SETTINGS, max_examples=4))

@@ -13,8 +13,10 @@ from service.store.address import PostgresUrl
 from service.store.identity import DecisionIds
 from service.store.memory.store import MemoryStore
 from service.store.postgres.connection import Session
+from service.store.postgres.rows import write_rows
 from service.store.postgres.store import PostgresStore
 from service.store.protocol import EventStore
+from service.store.sqlite.rows import read_rows
 from service.store.sqlite.store import SqliteStore
 from tests.store.conftest import ANSWER_WITHIN_S, Asking
 
@@ -67,6 +69,15 @@ class Turns(Asking):
             store = MemoryStore(deliver, gather, self.clock, ids)
         self._open.append(store)
         return store
+
+    def take_ids(self, file: Path) -> None:
+        """Make the database one of a store in a file that has just been created: their ids are the
+        same."""
+        assert self.url is not None
+        url = PostgresUrl(self.url)
+        write_rows(url, read_rows(file, lambda done, of: None))
+        with closing(Session(url, own_loop=True)) as session:
+            session.script("DELETE FROM meta WHERE key = 'epoch'")  # no server has opened it yet
 
     def vacuum(self) -> None:
         """Give the space of removed rows back, where that is not for the store to do."""
