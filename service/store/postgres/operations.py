@@ -94,14 +94,15 @@ class PostgresOperations(Operations):
         return answers
 
     def finds(self, wanted: list[Finding]) -> list[FoundDecision | list[Outcome] | BandexaError]:
-        """Look decisions up, and repeats of rewards."""
+        """Look decisions up, all at once, and repeats of rewards."""
+        decisions = iter(self.ledger.found([each[0] for each in wanted if len(each) == 1]))
         found: list[FoundDecision | list[Outcome] | BandexaError] = []
         for each in wanted:
+            if len(each) == 1:
+                found.append(next(decisions))
+                continue
             try:
-                if len(each) == 1:
-                    found.append(self.ledger.find(each[0]))
-                else:
-                    found.append(self.ledger.repeats(*each))
+                found.append(self.ledger.repeats(*each))
             except BandexaError as error:
                 found.append(error)
         return found

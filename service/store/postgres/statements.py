@@ -70,6 +70,10 @@ def as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
+def _as_texts(values: Any) -> Any:
+    return [as_text(value) for value in values]
+
+
 def _as_int(value: Any) -> Any:
     return None if value is None else int(value)
 
@@ -85,6 +89,8 @@ def converters(types: Sequence[str]) -> list[tuple[int, Callable[[Any], Any]]]:
     for place, name in enumerate(types):
         if name in ("text", "varchar"):
             found.append((place, as_text))
+        elif name == "text[]":
+            found.append((place, _as_texts))
         elif name in ("int2", "int4", "int8"):
             found.append((place, _as_int))
         elif name == "float8":

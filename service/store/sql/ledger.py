@@ -23,7 +23,7 @@ from service.store.bounds import BoundsOfBandits
 from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.hashing import pack_metrics
-from service.store.identity import DecisionIds, bandit_of, made_at
+from service.store.identity import DecisionIds, bandit_of, made_at, pack_own_id
 from service.store.objects import action_row, context_row, recorded_action, recorded_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
@@ -42,6 +42,7 @@ from service.store.sql.database import Database
 from service.store.sql.evicted import leave_sample
 from service.store.sql.log_writer import LogWriter
 
+Listed = dict[tuple[int, str], list[Outcome]]  # rewards by chosen action and their id
 MAX_LISTED = 256  # more rewards of a decision are looked up one by one
 _DECISION = """
 SELECT d.key, d.own_id, d.chosen, d.activated, l.version, l.rewards, l.activated,
@@ -131,14 +132,48 @@ class Ledger:
             Erased: It was erased.
             StoreDamaged: It is not what was written.
         """
-        column, value = self._ids.place(decision_id)
-        row = self._db.execute(f"{_DECISION} d.{column} = ?", (value,)).fetchone()
-        if row is not None and not row[-1]:
-            raise Erased(decision_id)
-        decision = None if row is None else self._reportable(row)
-        if decision is None:
-            raise UnknownDecision(decision_id)
-        return FoundDecision(decision, self._rewards(decision))
+        (found,) = self.found([decision_id])
+        if isinstance(found, BandexaError):
+            raise found
+        return found
+
+    def found(self, ids: Sequence[DecisionId]) -> list[FoundDecision | BandexaError]:
+        """Return decisions with their rewards, or why there is none; see `find`.
+
+        However many they are, they take a statement per kind of id, and one for the rewards.
+        """
+        places = [self._ids.place(each) for each in ids]
+        rows: dict[tuple[str, int | str | bytes], tuple[Any, ...]] = {}
+        for column in ("key", "own_id"):
+            values = [value for name, value in places if name == column]
+            if values:
+                marks = ", ".join("?" * len(values))
+                for row in self._db.execute(
+                    f"{_DECISION} d.{column} IN ({marks})", values
+                ).fetchall():
+                    own_id = row[1]
+                    if column == "own_id" and isinstance(own_id, str):
+                        own_id = pack_own_id(DecisionId(own_id))
+                    rows[column, row[0] if column == "key" else own_id] = row
+        decisions: list[Reportable | BandexaError] = []
+        for name, place in zip(ids, places, strict=True):
+            decisions.append(self._decision(name, rows.get(place)))
+        rewards = self._rewards([each for each in decisions if isinstance(each, Reportable)])
+        return [
+            FoundDecision(each, rewards[each.key]) if isinstance(each, Reportable) else each
+            for each in decisions
+        ]
+
+    def _decision(self, name: DecisionId, row: tuple[Any, ...] | None) -> Reportable | BandexaError:
+        """Return the decision in a row of `_DECISION`, or why there is none."""
+        if row is None:
+            return UnknownDecision(name)
+        if not row[-1]:
+            return Erased(name)
+        try:
+            return self._reportable(row) or UnknownDecision(name)
+        except StoreDamaged as error:
+            return error
 
     def at(self, keys: Sequence[int]) -> list[Reportable]:
         """Return the decisions with these keys, in that order.
@@ -170,17 +205,23 @@ class Ledger:
         changed = known.rules(position) if known.rules_changed else None
         return Reportable(DecisionKey(key), decision_id, bandit, actions, state, changed)
 
-    def _rewards(self, decision: Reportable) -> dict[tuple[int, str], list[Outcome]] | None:
-        if decision.state.num_rewards > MAX_LISTED:
-            return None
-        found: dict[tuple[int, str], list[Outcome]] = defaultdict(list)
-        if decision.state.num_rewards:
-            for item, reward_id, *reward in self._db.execute(
-                "SELECT item, reward_id, reward, metrics FROM rewards WHERE key = ?"
+    def _rewards(self, decisions: Sequence[Reportable]) -> dict[DecisionKey, Listed | None]:
+        """Return the rewards of decisions that can be repeated; None: they are too many."""
+        found: dict[DecisionKey, Listed | None] = {
+            each.key: None if each.state.num_rewards > MAX_LISTED else defaultdict(list)
+            for each in decisions
+        }
+        listed = {e.key for e in decisions if 0 < e.state.num_rewards <= MAX_LISTED}
+        if listed:
+            marks = ", ".join("?" * len(listed))
+            for key, item, reward_id, *reward in self._db.execute(
+                f"SELECT key, item, reward_id, reward, metrics FROM rewards WHERE key IN ({marks})"
                 " AND (reward_id <> '' OR status = 'late')",
-                (decision.key,),
+                list(listed),
             ):
-                found[item, reward_id].append(outcome(*reward))
+                rewards = found[key]
+                assert rewards is not None
+                rewards[item, reward_id].append(outcome(*reward))
         return found
 
     def repeats(

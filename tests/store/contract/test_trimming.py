@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition
+from bandexa_core.log import contract
 from bandexa_core.log.catalogue import CatalogueChange
+from bandexa_core.log.contract import Reported
 from bandexa_core.replay.evicted import ranks
 from service.store.errors import LogTrimmed, UnknownDecision
 from service.store.identity import first_key
+from service.store.protocol import Step
 from tests.store.contract.readable import FAR
 from tests.store.logs import decide, learn, learn_rows, trim
 from tests.store.reporting import rewards
@@ -264,3 +267,42 @@ def test_the_catalogue_is_the_same_after_its_changes_went(client, store, make, b
             assert found.enabled.tolist() == catalogue.enabled.tolist()
         with pytest.raises(LogTrimmed, match="before row 2"):
             reader.catalogue_at(bandit, LogPosition(1))
+
+
+def test_of_several_reports_in_one_commit_the_last_is_sampled(client, store, make, bandit):
+    learn(client, store, make, bandit, 0, 9)
+    trim(client, store, bandit, 6)
+    decision = client.call(store.find_decision, DecisionId("d2")).decision
+    for value in (0.5, 4.0, -0.0):
+        reported = Reported(0, value, None)
+        _, change = contract.report(decision.state, reported, bandit.spec.rewards, 100)
+        client.ask(store.append_step, Step(decision, change, 50.0, reported))
+        decision = decision._replace(state=change.state)
+    client.commit()
+    with store.reader() as reader:
+        sample = reader.evicted(bandit, LogPosition(6), FAR, 100).rows
+    assert str(sample.rewards[list(sample.positions).index(3)]) == "0.0", "without the sign"
+    with store.history() as history:
+        reports = history.decision(bandit, DecisionId("d2")).rewards
+    assert [str(each.reward) for each in reports][1:] == ["0.5", "4.0", "0.0"]
+
+
+def test_look_ups_of_one_commit_are_answered_one_by_one(client, store, make, bandit):
+    made = "0123456789abcdef" * 2  # stored as bytes by some
+    record = make.decision(bandit, made)
+    own = make.decision(bandit, "x")
+    own = own._replace(decision_id=store.ids.text(own.key))
+    learn(client, store, make, bandit, 0, 2)
+    for each in (record, own):
+        client.call(store.append_decision, each)
+    client.call(rewards(store), make.report("d1", 4.0)._replace(reward_id="r"))
+    names = ["d1", "nobody", made, own.decision_id, "d1", "d0"]
+    asked = [client.ask(store.find_decision, DecisionId(name)) for name in names]
+    client.commit()
+    missing = asked.pop(1)
+    assert isinstance(missing.exception(0), UnknownDecision)
+    found = [each.result(0) for each in asked]
+    assert [each.decision.id for each in found] == [name for name in names if name != "nobody"]
+    assert [dict(each.rewards) for each in found] == [
+        {(0, "r"): [4.0]}, {}, {}, {(0, "r"): [4.0]}, {},
+    ]  # fmt: skip
