@@ -276,6 +276,7 @@ def test_of_several_reports_in_one_commit_the_last_is_sampled(client, store, mak
     for value in (0.5, 4.0, -0.0):
         reported = Reported(0, value, None)
         _, change = contract.report(decision.state, reported, bandit.spec.rewards, 100)
+        assert change is not None
         client.ask(store.append_step, Step(decision, change, 50.0, reported))
         decision = decision._replace(state=change.state)
     client.commit()
