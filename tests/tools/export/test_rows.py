@@ -7,15 +7,7 @@ import pytest
 from service.store.errors import StoreError
 from service.tools.export.rows import LogRows, moment_of, moment_text
 from tests.store.conftest import Make
-from tests.store.contract.turns import KINDS, Turns
 from tests.store.logs import learn
-
-
-@pytest.fixture(params=KINDS)
-def client(request, tmp_path):
-    client = Turns(request.param, tmp_path)
-    yield client
-    client.close()
 
 
 def test_a_bandit_that_is_deleted_meanwhile_breaks_the_export_off(client) -> None:

@@ -1,0 +1,5 @@
+"""Rows are exported from every store."""
+
+from tests.store.contract.conftest import client
+
+__all__ = ["client"]
