@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bandexa_client import BanditState
 from service.cli.options import (
     DEFAULT_URL,
     USAGE,
@@ -22,6 +21,9 @@ from service.cli.options import (
     fail,
 )
 from service.cli.remote import connected
+
+if TYPE_CHECKING:
+    from bandexa_client import BanditState
 
 HEAD = ("action", "floor", "max_share", "starts_at", "ends_at")
 DEFAULTS = {"floor": 0.0, "max_share": 1.0, "starts_at": None, "ends_at": None}
