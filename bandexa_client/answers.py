@@ -244,11 +244,13 @@ class Readiness:
         status: ready, or not ready.
         detail: Why it is not ready; None when it is.
         trainer: The trainer process; None where the service does not report it.
+        worker: Which of several workers answers; None where there is one process.
     """
 
     status: str
     detail: str | None
     trainer: TrainerState | None
+    worker: int | None = field(default=None, metadata=SENT)
 
     def __bool__(self) -> bool:
         """Return whether the service takes requests."""
@@ -389,6 +391,19 @@ class ComparedArm:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often an arm and the bandit choose alike, by the values learned of their decisions.
+
+    Attributes:
+        share: The share of values where they do.
+        reward_share: Which share of what was earned was earned there; None where nothing was.
+    """
+
+    share: Estimate
+    reward_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ArmState:
     """How an arm stands, since it is what it is now.
 
@@ -399,6 +414,7 @@ class ArmState:
         lift: What the bandit's earn more; None of the bandit itself.
         metrics: The same by each metric.
         segments: The same for each value of the segment.
+        agreement: How often it and the bandit choose alike; of rules and shadows.
     """
 
     name: str
@@ -407,6 +423,7 @@ class ArmState:
     lift: Estimate | None
     metrics: Mapping[str, ComparedArm] | None = field(default=None, metadata=SENT)
     segments: Mapping[str, ComparedArm] | None = field(default=None, metadata=SENT)
+    agreement: Agreement | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

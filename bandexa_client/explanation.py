@@ -205,6 +205,7 @@ class Explanation:
         imported: The id that it had where it was made; None: it was made by this service.
         arm: The arm that decided; None without arms, or where none could.
         added: What each named feature added to the mean of the first action, the most first.
+        shadows: The action that each shadow would have served, by its name; None without any.
     """
 
     decision_id: str
@@ -230,3 +231,4 @@ class Explanation:
     imported: str | None = field(default=None, metadata=SENT)
     arm: str | None = field(default=None, metadata=SENT)
     added: tuple[Added, ...] | None = field(default=None, metadata=SENT)
+    shadows: Mapping[str, str] | None = field(default=None, metadata=SENT)

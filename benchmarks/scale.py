@@ -120,7 +120,7 @@ def _timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     parser = arguments("scale", __doc__)
     parser.add_argument("--url", required=True, help="an empty PostgreSQL database")
