@@ -275,3 +275,16 @@ def test_a_network_after_a_change_is_that_of_a_round_on_the_same_rows(launch, ri
     nodes[1].train("same")
     for found, expected in zip(nodes[0].score("same"), nodes[1].score("same"), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_change_behind_the_first_reward_verifies(launch) -> None:
+    """Of one row no scaling of inputs is known yet, and the rebuilt model has none either."""
+    node = launch("early")
+    spec = {"policy": "linear_ts", "context": {"shape": [2]}, "encoder": {"name": "per_action"}}
+    node.call("PUT", "/bandits/early", spec)
+    node.call("PUT", "/bandits/early/actions", {"actions": [{"id": "x"}, {"id": "y"}]})
+    select = {"bandit": "early", "context": [0.5, 1.0], "decision_id": "first"}
+    node.call("POST", "/select", select)
+    node.call("POST", "/reward", {"decision_id": "first", "reward": 0.5})
+    assert changed(node, "early", spec | {"reward_range": [0, 1]})["snapshot"] == 1
+    verified(node)

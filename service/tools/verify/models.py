@@ -112,8 +112,7 @@ class ModelAudit:
 
     def _one(self, manifest: Manifest, found: ServingModel, before: Manifest | None) -> None:
         version = manifest.version
-        if RELEARNED in manifest.metrics:
-            self._compare_relearned(manifest, found)
+        is_relearned = RELEARNED in manifest.metrics and self._compare_relearned(manifest, found)
         if _was_trained(found, manifest):
             if before is not None:
                 self._compare_forgetting(manifest, found, before)
@@ -125,7 +124,8 @@ class ModelAudit:
             self._compare_without_void(manifest, found)
             self._carry(found, version)
             return
-        self._compare_with_rows(manifest, found)
+        if not is_relearned:  # of few rows, a second scaling would not be the first one
+            self._compare_with_rows(manifest, found)
         if carried is None:
             if manifest.position == 0:
                 self._compare_initial(manifest, found)
@@ -231,11 +231,14 @@ class ModelAudit:
         )
         self._rebuilt.append(str(manifest.version))
 
-    def _compare_relearned(self, manifest: Manifest, found: ServingModel) -> None:
-        """Check the first snapshot of a generation: forgetting, and what no training changes."""
+    def _compare_relearned(self, manifest: Manifest, found: ServingModel) -> bool:
+        """Check the first snapshot of a generation: forgetting, and what no training changes.
+
+        Returns whether its model was learned again from its rows.
+        """
         record, reader, position = self._record, self._reader, LogPosition(manifest.position)
         if reader.trim(record.key).position:
-            return  # the times of the rows that are gone are not known
+            return False  # the times of the rows that are gone are not known
         generation = generation_of(manifest)
         forgetting = reader.forgetting_at(record, Forgetting(), BEGINNING, position, generation)
         what = f"snapshot {manifest.version}"
@@ -245,7 +248,7 @@ class ModelAudit:
         if num_rows != learned and not self._may_evict(found, num_rows):
             self._check.problem(f"{what}: relearned {num_rows} rows, the log has {learned}")
         if found.learns_features or num_rows != learned:
-            return
+            return False
         spec = reader.spec_at(record, position, generation)
         catalogue = reader.catalogue_at(record, position)
         expected = ServingModel(spec, record.uid, self._registry, catalogue)
@@ -253,8 +256,11 @@ class ModelAudit:
         learn = spec.rewards.learn
         rows = cast(Replay, LoggedRows(reader, record, position, num_rows, learn))
         expected.relearn(rows, learned, expected.row_weights)
+        if isinstance(found.policy, LinearTS):
+            self._compare_scaling(manifest, expected, found)
         compare_models(self._check, f"{what} against its rows, relearned", expected, found)
         self._rebuilt.append(str(manifest.version))
+        return True
 
     def _compare_rebuilt(self, manifest: Manifest, found: ServingModel) -> None:
         record, position = self._record, LogPosition(manifest.position)
