@@ -16,13 +16,14 @@ MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 
 
 def at_equal_positions(crew, name: str, context: Any) -> list[dict[str, Any]]:
-    """Return the scores of both workers, once they are at one position."""
+    """Return the scores of both workers, once they are at one position, with one snapshot."""
 
     def equal() -> list[dict[str, Any]] | None:
         found = [api.scores(name, context) for api in crew.both]
-        return found if found[0]["position"] == found[1]["position"] else None
+        places = [(each["snapshot"], each["position"]) for each in found]
+        return found if places[0] == places[1] else None
 
-    return poll(equal, "both workers at one log position")
+    return poll(equal, "both workers at one log position, with one snapshot")
 
 
 def test_decided_at_one_and_rewarded_at_the_other(crew) -> None:
