@@ -344,9 +344,11 @@ def test_challengers_are_promoted_and_demoted_from_the_page(
     expect(card.locator("tbody tr td").nth(1)).to_have_text("served")
     card.get_by_role("button", name="Demote").click()
     page.get_by_role("button", name="Demote", exact=True).click()
-    poll(lambda: fed.call("GET", where)["state"] == "learning", "what it replaced is served")
-    spec = fed.call("GET", "/bandits/contested")["spec"]
-    assert spec["encoder"]["name"] == "concat"
+    poll(
+        lambda: fed.call("GET", "/bandits/contested")["spec"]["encoder"]["name"] == "concat",
+        "what it replaced is served",
+    )
+    assert fed.call("GET", where)["state"] == "learning"
 
 
 def test_with_keys_it_asks_for_one_and_shows_what_it_allows(
