@@ -614,6 +614,7 @@ class BanditState:
         challengers: Other configurations that learn its log beside it, by name.
         warnings: What in the configuration keeps the bandit from learning which action suits which
             context; None where the service does not report it.
+        etag: The version of its configuration, for `put_bandit`; empty where it is one of a list.
     """
 
     name: str
@@ -638,6 +639,7 @@ class BanditState:
     guarded: Guarded | None = field(default=None, metadata=SENT)
     challengers: tuple[ChallengerState, ...] | None = field(default=None, metadata=SENT)
     warnings: tuple[str, ...] | None = field(default=None, metadata=SENT)
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

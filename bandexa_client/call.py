@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -29,6 +29,7 @@ class Call(Generic[T]):
         repeatable: Sending it twice has the effect of sending it once.
         slow: It may take as long as a training round.
         reports_503: An answer of status 503 may carry a value, too: a probe's.
+        conditions: Headers that say when it may take effect.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call(Generic[T]):
     repeatable: bool = True
     slow: bool = False
     reports_503: bool = False
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> bytes | None:
         """Return the encoded body.
@@ -50,11 +52,11 @@ class Call(Generic[T]):
         return _ENCODER.encode(self.body).encode()
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that describe the body."""
+        """Return the conditions, and the headers that describe the body."""
         if self.body is None:
-            return {}
+            return dict(self.conditions)
         kind = "octet-stream" if isinstance(self.body, bytes) else "json"
-        return {"Content-Type": f"application/{kind}"}
+        return {"Content-Type": f"application/{kind}", **self.conditions}
 
     def outcome(self, response: httpx.Response) -> T:
         """Return the value that a response carries.

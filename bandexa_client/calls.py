@@ -271,23 +271,41 @@ class Calls(ABC):
 
     @shared
     async def put_bandit(
-        self, bandit: str, spec: Mapping[str, object], *, wait: bool = False
+        self,
+        bandit: str,
+        spec: Mapping[str, object],
+        *,
+        wait: bool = False,
+        etag: str | None = None,
+        only_new: bool = False,
     ) -> BanditState:
         """Create a bandit, or change its configuration.
 
         Where a model has to be learned anew for a change, the bandit is served as it was until
-        then, and `rebuild` says how far that is; with `wait` the call returns once it is done.
+        then, and `rebuild` says how far that is.
+
+        Args:
+            bandit: Its name.
+            spec: Its configuration.
+            wait: Return once what has to be learned anew is served.
+            etag: That of an earlier answer: change it only while its configuration is that one.
+            only_new: Create it, and change none that is there; it is not sent again.
 
         Raises:
             Conflict: `spec` differs in a key that the log cannot answer for.
+            PreconditionFailed: Somebody else has changed it meanwhile; with `only_new`, there is
+                a bandit of this name. Nothing was changed.
         """
 
         def read(response: httpx.Response) -> BanditState:
-            state = reads(BanditState)(response)
-            return replace(state, created=response.status_code == 201)
+            return replace(_tagged(response), created=response.status_code == 201)
 
         where = path(bandit) + ("?wait=true" if wait else "")
-        return await self._do(Call("PUT", where, read, spec, slow=wait))
+        call = Call(
+            "PUT", where, read, spec, slow=wait, repeatable=not only_new,
+            conditions=_conditions(etag, only_new),
+        )  # fmt: skip
+        return await self._do(call)
 
     @shared
     async def set_mode(
@@ -334,13 +352,21 @@ class Calls(ABC):
         return await self._do(Call("GET", f"{path(bandit, 'values')}?limit={limit}", reads(Values)))
 
     @shared
-    async def plan_bandit(self, bandit: str, spec: Mapping[str, object]) -> Plan:
+    async def plan_bandit(
+        self,
+        bandit: str,
+        spec: Mapping[str, object],
+        *,
+        etag: str | None = None,
+        only_new: bool = False,
+    ) -> Plan:
         """Return what `put_bandit` would do; nothing is changed.
 
         Raises:
-            Conflict: As `put_bandit` would.
+            Conflict, PreconditionFailed: As `put_bandit` would.
         """
-        return await self._do(Call("PUT", path(bandit) + "?dry_run=true", reads(Plan), spec))
+        where, conditions = path(bandit) + "?dry_run=true", _conditions(etag, only_new)
+        return await self._do(Call("PUT", where, reads(Plan), spec, conditions=conditions))
 
     @shared
     async def replay_bandit(self, bandit: str, to: str, spec: Mapping[str, object]) -> Replayed:
@@ -359,8 +385,8 @@ class Calls(ABC):
 
     @shared
     async def get_bandit(self, bandit: str) -> BanditState:
-        """Return configuration and progress of a bandit."""
-        return await self._do(Call("GET", path(bandit), reads(BanditState)))
+        """Return configuration and progress of a bandit; `etag` is for `put_bandit`."""
+        return await self._do(Call("GET", path(bandit), _tagged))
 
     @shared
     async def delete_bandit(self, bandit: str) -> None:
@@ -713,6 +739,22 @@ class _Evaluations:
 class _ActionPage:
     total: int
     actions: tuple[ActionState, ...]
+
+
+def _conditions(etag: str | None, only_new: bool) -> dict[str, str]:
+    """Return the headers that say when a change may take effect."""
+    if etag == "":
+        raise ValueError("etag: the earlier answer had none")
+    if etag is not None and only_new:
+        raise ValueError("etag: a bandit that is only_new has none yet")
+    if only_new:
+        return {"If-None-Match": "*"}
+    return {} if etag is None else {"If-Match": etag}
+
+
+def _tagged(response: httpx.Response) -> BanditState:
+    """Read a bandit with the version of its configuration."""
+    return replace(reads(BanditState)(response), etag=response.headers.get("ETag", ""))
 
 
 def _reads_decision(decision_id: str | None) -> Read[Selection]:

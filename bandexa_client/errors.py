@@ -7,6 +7,7 @@ BanditError
 +-- Rejected             a 4xx with the service's problem document
     +-- NotFound         404, no such bandit, action, decision or snapshot
     +-- Conflict         409
+    +-- PreconditionFailed   412, somebody else was faster: see `etag`
     +-- Gone             410, the decision was erased
     +-- Invalid          422, the problem names the fields
 """
@@ -88,6 +89,16 @@ class Conflict(Rejected):
     """The call contradicts what is stored."""
 
 
+class PreconditionFailed(Rejected):
+    """A conditional change came too late: nothing was changed.
+
+    Attributes:
+        etag: The version that is there; None where there is no such bandit.
+    """
+
+    etag: str | None = None
+
+
 class Gone(Rejected):
     """The decision was erased."""
 
@@ -96,7 +107,13 @@ class Invalid(Rejected):
     """The body is invalid; `problem["errors"]` names the fields."""
 
 
-_REJECTIONS: Mapping[int, type[Rejected]] = {404: NotFound, 409: Conflict, 410: Gone, 422: Invalid}
+_REJECTIONS: Mapping[int, type[Rejected]] = {
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    412: PreconditionFailed,
+    422: Invalid,
+}
 
 
 def rejection(status: int, problem: Mapping[str, object], *, where: str) -> Rejected:
@@ -108,7 +125,10 @@ def failure(response: httpx.Response) -> BanditError:
     """Return the error of a response with a status of 400 or more."""
     status, where, problem = response.status_code, origin(response), _problem(response)
     if 400 <= status < 500 and status != 429:
-        return rejection(status, problem, where=where)
+        error = rejection(status, problem, where=where)
+        if isinstance(error, PreconditionFailed):
+            error.etag = response.headers.get("ETag")
+        return error
     text = f"{where}: {_problem_text(status, problem)}"
     if status in (429, 503):
         retry_after_s = _seconds(response.headers.get("Retry-After"))

@@ -36,6 +36,7 @@ from service.http.errors import (
 from service.http.schemas.decide import FieldProblem, Problem
 from service.observe.counters import Metrics
 from service.serving.errors import (
+    BanditExists,
     ConfigurationChanged,
     UnknownAction,
     UnknownBandit,
@@ -76,6 +77,7 @@ KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     UnknownEvaluation: (404, "unknown-evaluation", "No such evaluation"),
     UnknownChallenger: (404, "unknown-challenger", "No such challenger"),
     ConfigurationChanged: (412, "configuration-changed", "Somebody else has changed it meanwhile"),
+    BanditExists: (412, "bandit-exists", "There is a bandit of this name already"),
     Conflict: (409, "conflict", "The request contradicts what is there"),
     Unavailable: (503, "unavailable", "Not possible at present"),
     StoreError: (503, "store-failed", "The store cannot be used"),
@@ -144,7 +146,7 @@ def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
             headers["Retry-After"] = str(error.retry_after_s)
         elif isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
-        elif isinstance(error, ConfigurationChanged) and error.current is not None:
+        elif isinstance(error, ConfigurationChanged | BanditExists) and error.current is not None:
             headers["ETag"] = f'"{error.current}"'
     elif isinstance(error, HTTPException):
         name = HTTP_TYPES.get(error.status_code, "http-error")

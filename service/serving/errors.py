@@ -62,3 +62,18 @@ class ConfigurationChanged(ServiceError):
             f"the change is for version {asked} of the configuration of {name!r}, and {there}:"
             " nothing was changed"
         )
+
+
+class BanditExists(ServiceError):
+    """A bandit was to be created only where there is none of its name, and there is one.
+
+    Attributes:
+        current: The version of its configuration.
+    """
+
+    def __init__(self, name: str, current: str) -> None:
+        self.current = current
+        super().__init__(
+            f'there is a bandit {name!r} already, and it has version "{current}": nothing was'
+            " changed"
+        )

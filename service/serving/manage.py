@@ -25,7 +25,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
-from service.serving.errors import UnknownAction
+from service.serving.errors import ConfigurationChanged, UnknownAction
 from service.serving.planning import Plan, check_buildable, planned
 from service.serving.threads import in_own_thread
 from service.serving.versions import check_version
@@ -46,16 +46,18 @@ async def put_bandit(
 
     What has to be relearned from the log for a change is learned after the return, and served
     then; see `reconfiguring`. `given`: the keys that the request names. `wanted`: the versions of
-    the configuration that the change is for; see `check_version`.
+    the configuration that the change is for; see `check_version`. A change that is there already
+    may be repeated: whoever lost its answer is not told of their own change.
 
     Raises:
         ConfigurationChanged: It is for another version.
+        BanditExists: It is for a new bandit only.
         InvalidRequest: The configuration names what does not exist.
         Conflict: The log cannot answer for a key that differs.
     """
     async with engine.live.changing(name):  # two creations of one name must not race
         known = engine.live.get(name)
-        check_version(name, known, wanted)
+        await _check_version(engine, name, known, spec, given, wanted)
         if known is not None:
             return await _change(engine, known, spec, given), False
         return await _create(engine, name, spec), True
@@ -84,11 +86,11 @@ async def plan(
     """Return what `put_bandit` would do; nothing is changed.
 
     Raises:
-        InvalidRequest, Conflict, ConfigurationChanged: As `put_bandit` would.
+        InvalidRequest, Conflict, ConfigurationChanged, BanditExists: As `put_bandit` would.
     """
     async with engine.live.changing(name):
         known = engine.live.get(name)
-        check_version(name, known, wanted)
+        await _check_version(engine, name, known, spec, given, wanted)
         if known is None:
             return Plan("created", await _checked_new(engine, name, spec))
         found = await _checked_change(engine, known, spec, given)
@@ -96,6 +98,22 @@ async def plan(
             return found
         seconds = await in_own_thread(_newest_round_s, engine, known)
         return dataclasses.replace(found, estimated_s=seconds)
+
+
+async def _check_version(
+    engine: Engine,
+    name: str,
+    known: Bandit | None,
+    spec: BanditSpec,
+    given: Collection[str],
+    wanted: Collection[str] | None,
+) -> None:
+    """Refuse a change for another version, unless what it asks for is there (RFC 9110, 13.1.1)."""
+    try:
+        check_version(name, known, wanted)
+    except ConfigurationChanged:
+        if known is None or (await _checked_change(engine, known, spec, given)).row:
+            raise
 
 
 def _newest_round_s(engine: Engine, bandit: Bandit) -> float | None:

@@ -13,10 +13,11 @@ from hashlib import blake2b
 from typing import NewType
 
 from service.serving.bandit import Bandit
-from service.serving.errors import ConfigurationChanged
+from service.serving.errors import BanditExists, ConfigurationChanged
 
 ConfigurationVersion = NewType("ConfigurationVersion", str)
 ANY = ConfigurationVersion("*")
+ABSENT = ConfigurationVersion("")  # of a bandit that is not there: the change creates it
 _BYTES = 10
 
 
@@ -42,13 +43,17 @@ def check_version(name: str, bandit: Bandit | None, wanted: Collection[str] | No
         name: The bandit.
         bandit: The same, where it is there.
         wanted: The versions that the change suits; `ANY` among them: any of a bandit that is
-            there; None: a missing bandit as well.
+            there; `ABSENT`: a missing bandit alone; None: whatever is there.
 
     Raises:
+        BanditExists: It suits a missing bandit, and there is one.
         ConfigurationChanged: It suits none of what is there.
     """
     if wanted is None:
         return
     current = None if bandit is None else version_of(bandit)
-    if current is None or (current not in wanted and ANY not in wanted):
+    if ABSENT in wanted:
+        if current is not None:
+            raise BanditExists(name, current)
+    elif current is None or (current not in wanted and ANY not in wanted):
         raise ConfigurationChanged(name, current, wanted)

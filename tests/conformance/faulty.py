@@ -3,6 +3,7 @@
 `faults` is a list of `{"on": PATH, "do": FAULT, ...}`. Each is used once, in order, by the first
 request to its path; other requests pass. What the faults do:
 
+    pass          nothing: a later fault on this path is for a later request
     cut           the connection is closed, and the server sees nothing
     lose          the server gets the request, and the connection is closed instead of an answer
     answer        `status`, `headers` and `body` are answered, and the server sees nothing
@@ -34,7 +35,8 @@ import httpx
 from tests.fixtures.servers import Server
 
 _DRIPS = 0.02  # seconds for each byte
-_KEPT = ("content-type", "authorization", "accept")
+_KEPT = ("content-type", "authorization", "accept", "if-match", "if-none-match")
+_RETURNED = ("content-type", "etag")
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,8 @@ class FaultyProxy:
         content = answer.content
         if other:
             content = re.sub(rb'"decision_id":"[^"]*"', b'"decision_id":"of-another"', content)
-        kind = answer.headers.get("content-type")
-        _answer(
-            handler, answer.status_code, {} if kind is None else {"content-type": kind}, content
-        )
+        headers = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+        _answer(handler, answer.status_code, headers, content)
 
     def _drip(self, handler: BaseHTTPRequestHandler, answer: httpx.Response) -> None:
         handler.send_response(answer.status_code)

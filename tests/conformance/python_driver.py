@@ -12,6 +12,7 @@ from bandexa_client import (
     AsyncBanditClient,
     BanditClient,
     BanditError,
+    PreconditionFailed,
     Retry,
     RewardQueue,
     RewardReport,
@@ -119,6 +120,8 @@ def failed(error: BanditError) -> dict[str, Any]:
     }  # fmt: skip
     if isinstance(error, ServiceUnavailable):
         found |= {"timed_out": error.timed_out, "retry_after_s": error.retry_after_s}
+    if isinstance(error, PreconditionFailed):
+        found["etag"] = error.etag
     return found
 
 

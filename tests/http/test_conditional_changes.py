@@ -57,6 +57,35 @@ def test_a_change_for_another_version_is_refused_and_names_both(api, problem) ->
     assert packed.headers["etag"] == tag_of(api, name) != second
 
 
+def test_a_change_whose_answer_was_lost_may_be_sent_again(api, problem) -> None:
+    name = api.two_actions()
+    first = tag_of(api, name)
+    second = put(api, name, first, training={"train_every": 7}).headers["etag"]
+    again = put(api, name, first, training={"train_every": 7})
+    assert (again.status_code, again.headers["etag"]) == (200, second)
+    for _ in range(2):  # the second one finds it wanted, or served already
+        assert put(api, name, first, training={"train_every": 8}).status_code == 412
+        assert put(api, name, second, reward_range=[0, 2]).status_code == 200
+    problem(put(api, name, first, context={"shape": [3]}), 409, "conflict")
+
+
+def test_what_is_only_to_be_created_changes_no_bandit_that_is_there(api, problem) -> None:
+    name, only_new = api.fresh(), {"if-none-match": "*"}
+    path = f"/bandits/{name}"
+    planned = api.http.put(f"{path}?dry_run=true", json=SPEC, headers=only_new)
+    assert (planned.status_code, planned.json()["status"]) == (200, "created")
+    made = api.http.put(path, json=SPEC, headers=only_new)
+    assert made.status_code == 201
+    for given in (SPEC, SPEC | {"seed": 2}):
+        for query in ("", "?dry_run=true"):
+            refused = api.http.put(path + query, json=given, headers=only_new)
+            assert name in problem(refused, 412, "bandit-exists")["detail"]
+            assert refused.headers["etag"] == made.headers["etag"] == tag_of(api, name)
+    both = api.http.put(path, json=SPEC, headers=only_new | {"if-match": "*"})
+    for wrong in (both, api.http.put(path, json=SPEC, headers={"if-none-match": '"a"'})):
+        problem(wrong, 422, "invalid-request", "If-None-Match")
+
+
 def test_who_decides_is_part_of_the_version_and_a_bandit_of_the_same_name_has_another(api) -> None:
     name = api.two_actions()
     tags = [tag_of(api, name)]
@@ -87,7 +116,7 @@ def test_a_change_that_is_learned_anew_is_a_change_before_it_is_served(api) -> N
     poll(is_served, "the other range is served")
 
 
-@pytest.mark.parametrize("tag", ["abc", '"abc', '"a", b', "", '*, "a"', '"*"'])
+@pytest.mark.parametrize("tag", ["abc", '"abc', '"a", b', "", '*, "a"', '"*"', '""'])
 def test_what_is_no_version_is_refused_by_its_name(api, problem, tag) -> None:
     problem(put(api, api.fresh(), tag), 422, "invalid-request", "If-Match")
 

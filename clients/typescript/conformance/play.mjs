@@ -2,8 +2,8 @@
 // The format of scenes and outcomes is described in tests/conformance/scenes.py of the project.
 import { readFileSync } from "node:fs";
 import {
-  BanditClient, BanditError, QueueClosed, QueueFull, Rejected, RewardQueue, ServiceUnavailable,
-  Undelivered,
+  BanditClient, BanditError, PreconditionFailed, QueueClosed, QueueFull, Rejected, RewardQueue,
+  ServiceUnavailable, Undelivered,
 } from "../dist/index.js";
 
 const SIDE_BY_SIDE = 4; // scenes whose server is not killed
@@ -24,8 +24,8 @@ const CALLS = {
   },
   void_rewards: (c, { bandit, ...request }) => c.voidRewards(bandit, request),
   correct_reward: (c, { bandit, ...request }) => c.correctReward(bandit, request),
-  put_bandit: (c, a) => c.putBandit(a.bandit, a.spec, optional("wait", a.wait)),
-  plan_bandit: (c, a) => c.planBandit(a.bandit, a.spec),
+  put_bandit: (c, a) => c.putBandit(a.bandit, a.spec, { ...optional("wait", a.wait), ...conditions(a) }),
+  plan_bandit: (c, a) => c.planBandit(a.bandit, a.spec, conditions(a)),
   get_bandit: (c, a) => c.getBandit(a.bandit),
   delete_bandit: (c, a) => c.deleteBandit(a.bandit),
   set_mode: (c, { bandit, ...mode }) => c.setMode(bandit, mode),
@@ -129,6 +129,7 @@ class Player {
 function failed(error) {
   if (error instanceof BanditError) {
     const { name: kind, status, problem } = error;
+    if (error instanceof PreconditionFailed) return { kind, status, problem, etag: error.etag };
     if (!(error instanceof ServiceUnavailable)) return { kind, status, problem };
     const retry_after_s = error.retryAfterMs === null ? null : error.retryAfterMs / 1000;
     return { kind, status, problem, timed_out: error.timedOut, retry_after_s };
@@ -153,6 +154,10 @@ function asJson(value) {
 
 function optional(name, value) {
   return value === undefined ? {} : { [name]: value };
+}
+
+function conditions({ etag, only_new }) {
+  return { ...optional("etag", etag), ...optional("onlyNew", only_new) };
 }
 
 function limit(seconds) {

@@ -53,6 +53,8 @@ export type ActivationStatus = {
   status: Schemas["ActivateAnswer"]["status"] | "fallback";
 };
 export type BanditState = Schemas["BanditAnswer"];
+/** A bandit with the version of its configuration, for a change; "": the answer had none. */
+export type TaggedBandit = BanditState & { etag: string };
 export type Plan = Schemas["PlanAnswer"];
 export type Catalogue = Schemas["CatalogueAnswer"];
 export type ActionState = Schemas["ActionState"];
@@ -113,7 +115,10 @@ export function checked<Name extends keyof typeof FIELDS & keyof Schemas>(
 
 /** Return the JSON value of a response. */
 export function json(response: Received): unknown {
-  const text = new TextDecoder().decode(response.bytes);
+  return parsed(new TextDecoder().decode(response.bytes));
+}
+
+function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
@@ -126,6 +131,11 @@ export function reads<Name extends keyof typeof FIELDS & keyof Schemas>(
   name: Name,
 ): (response: Received) => Schemas[Name] {
   return (response) => checked(name, json(response));
+}
+
+/** Return a bandit with the version of its configuration. */
+export function tagged(response: Received): TaggedBandit {
+  return { ...reads("BanditAnswer")(response), etag: response.headers.get("ETag") ?? "" };
 }
 
 /** Return a function that reads the answer of a batch, item by item. */
@@ -165,7 +175,7 @@ export function selection(value: unknown, asked: string | null | undefined): Sel
 export function logPage(response: Received): LogPage {
   const lines = new TextDecoder().decode(response.bytes).split("\n").filter((line) => line !== "");
   const rows = lines.map((line): Record<string, unknown> => {
-    const row: unknown = json({ status: 200, bytes: new TextEncoder().encode(line) });
+    const row: unknown = parsed(line);
     if (!isObject(row)) throw new Mismatch(`expected an object a line, found ${shown(row)}`);
     return row;
   });

@@ -10,7 +10,6 @@ import {
   type BanditSpec,
   type BanditState,
   type Body,
-
   type Catalogue,
   type CatalogueAction,
   type ChallengerState,
@@ -41,6 +40,8 @@ import {
   type SelectRequest,
   type Snapshots,
   type SnapshotState,
+  tagged,
+  type TaggedBandit,
   type Training,
   type Values,
   type Voided,
@@ -53,7 +54,6 @@ import {
   type Call,
   type CallOptions,
   type ClientOptions,
-
   type Received,
   Transport,
 } from "./transport.js";
@@ -65,6 +65,14 @@ const BANDITS = 1000; // in one page
 type Sent<T> = Partial<Omit<Call<T>, "method" | "path" | "read">> & {
   query?: Record<string, string | number | boolean | undefined>;
 };
+
+/** When a change of a bandit may take effect; none: always. */
+export interface Conditions {
+  /** The `etag` of an earlier answer: while the configuration is that one. */
+  etag?: string;
+  /** While there is no bandit of this name. The call is not sent again. */
+  onlyNew?: boolean;
+}
 
 /**
  * The service at an address, such as `http://127.0.0.1:8080`.
@@ -192,33 +200,47 @@ export class BanditClient {
   /**
    * Create a bandit, or change its configuration; `created` says which.
    *
-   * With `wait`, a change for which a model is learned anew is served when the call returns.
+   * With `wait`, a change for which a model is learned anew is served when the call returns. With
+   * the `etag` of an earlier answer it is changed only while its configuration is that one; with
+   * `onlyNew` it is created, and none that is there is changed.
    *
    * @throws Conflict The change is one that the log cannot answer for.
+   * @throws PreconditionFailed Somebody else has changed it meanwhile; with `onlyNew`, there is a
+   *     bandit of this name. Nothing was changed.
    */
   putBandit(
     bandit: string,
     spec: BanditSpec,
-    options: CallOptions & { wait?: boolean } = {},
-  ): Promise<BanditState & { created: boolean }> {
+    options: CallOptions & Conditions & { wait?: boolean } = {},
+  ): Promise<TaggedBandit & { created: boolean }> {
     const wait = options.wait ?? false;
-    const read = (response: Received): BanditState & { created: boolean } => ({
-      ...reads("BanditAnswer")(response),
+    const read = (response: Received): TaggedBandit & { created: boolean } => ({
+      ...tagged(response),
       created: response.status === 201,
     });
-    const sent = { body: spec, slow: wait, query: { wait: wait || undefined } };
+    const sent = {
+      body: spec,
+      slow: wait,
+      query: { wait: wait || undefined },
+      conditions: conditions(options),
+      repeatable: options.onlyNew !== true, // else a lost answer would look like somebody else's
+    };
     return this.#send("put_bandit", [bandit], read, options, sent);
   }
 
   /** Return what `putBandit` would do; nothing is changed. */
-  planBandit(bandit: string, spec: BanditSpec, options?: CallOptions): Promise<Plan> {
-    const sent = { body: spec, query: { dry_run: true } };
+  planBandit(
+    bandit: string,
+    spec: BanditSpec,
+    options: CallOptions & Conditions = {},
+  ): Promise<Plan> {
+    const sent = { body: spec, query: { dry_run: true }, conditions: conditions(options) };
     return this.#send("put_bandit", [bandit], reads("PlanAnswer"), options, sent);
   }
 
-  /** Return configuration and progress of a bandit. */
-  getBandit(bandit: string, options?: CallOptions): Promise<BanditState> {
-    return this.#send("get_bandit", [bandit], reads("BanditAnswer"), options);
+  /** Return configuration and progress of a bandit; its `etag` is for `putBandit`. */
+  getBandit(bandit: string, options?: CallOptions): Promise<TaggedBandit> {
+    return this.#send("get_bandit", [bandit], tagged, options);
   }
 
   /** Return configuration and progress of every bandit, sorted by name. */
@@ -535,6 +557,15 @@ function queryOf(query: Record<string, string | number | boolean | undefined>): 
   const given = Object.entries(query).filter((one) => one[1] !== undefined);
   const text = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
   return text === "" ? "" : `?${text}`;
+}
+
+function conditions({ etag, onlyNew }: Conditions): Record<string, string> {
+  if (etag === "") throw new TypeError("etag: the earlier answer had none");
+  if (etag !== undefined && onlyNew === true) {
+    throw new TypeError("etag: a bandit that is onlyNew has none yet");
+  }
+  if (onlyNew === true) return { "If-None-Match": "*" };
+  return etag === undefined ? {} : { "If-Match": etag };
 }
 
 function rowOf(action: string | CatalogueAction): CatalogueAction {

@@ -8,6 +8,7 @@
  *     +-- Rejected             a 4xx with the service's problem document
  *         +-- NotFound         404, no such bandit, action, decision or snapshot
  *         +-- Conflict         409
+ *         +-- PreconditionFailed   412, somebody else was faster: see `etag`
  *         +-- Gone             410, the decision was erased
  *         +-- Invalid          422, the problem names the fields
  */
@@ -89,6 +90,14 @@ export class Conflict extends Rejected {
   override name = "Conflict";
 }
 
+/** A conditional change came too late: nothing was changed. */
+export class PreconditionFailed extends Rejected {
+  override name = "PreconditionFailed";
+
+  /** The version that is there; null where there is no such bandit. */
+  etag: string | null = null;
+}
+
 /** The decision was erased. */
 export class Gone extends Rejected {
   override name = "Gone";
@@ -103,6 +112,7 @@ const REJECTIONS: Record<number, typeof Rejected> = {
   404: NotFound,
   409: Conflict,
   410: Gone,
+  412: PreconditionFailed,
   422: Invalid,
 };
 
@@ -115,15 +125,18 @@ export function rejection(status: number, problem: Problem, where: string): Reje
 export function failure(
   status: number,
   content: string,
-  retryAfter: string | null,
+  headers: Headers,
   where: string,
 ): BanditError {
   const problem = problemOf(content);
   if (status >= 400 && status < 500 && status !== 429) {
-    return rejection(status, problem, where);
+    const error = rejection(status, problem, where);
+    if (error instanceof PreconditionFailed) error.etag = headers.get("ETag");
+    return error;
   }
   const text = `${where}: ${problemText(status, problem)}`;
   if (status === 429 || status === 503) {
+    const retryAfter = headers.get("Retry-After");
     const seconds = retryAfter === null || retryAfter.trim() === "" ? NaN : Number(retryAfter);
     // Of an HTTP date the client picks the pause itself.
     const retryAfterMs = Number.isFinite(seconds) ? seconds * 1000 : null;

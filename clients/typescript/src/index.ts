@@ -2,7 +2,7 @@
 
 export type * from "./answers.js";
 export { array, type Envelope, type Features, type NamedFeatures, type TypedArray } from "./arrays.js";
-export { BanditClient } from "./client.js";
+export { BanditClient, type Conditions } from "./client.js";
 export {
   BanditError,
   Conflict,
@@ -10,6 +10,7 @@ export {
   Gone,
   Invalid,
   NotFound,
+  PreconditionFailed,
   type Problem,
   Rejected,
   ServiceFailed,

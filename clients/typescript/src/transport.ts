@@ -40,6 +40,7 @@ export interface CallOptions {
 /** A complete response. */
 export interface Received {
   status: number;
+  headers: Headers;
   bytes: Uint8Array;
 }
 
@@ -55,6 +56,8 @@ export interface Call<T> {
   repeatable: boolean;
   /** It may take as long as a training round. */
   slow?: boolean;
+  /** Headers that say when it may take effect. */
+  conditions?: Record<string, string>;
   /** An answer of status 503 may carry a value, too: a probe's. */
   reports503?: boolean;
   /** It is sent although the page that sends it is left. */
@@ -132,7 +135,7 @@ export class Transport {
     try {
       const init: RequestInit = {
         method: call.method,
-        headers: { ...this.#headers, ...kindOf(content) },
+        headers: { ...this.#headers, ...kindOf(content), ...call.conditions },
         redirect: "manual", // a body and a key stay with the address that was given
         signal: controller.signal,
       };
@@ -153,13 +156,11 @@ export class Transport {
   #outcome<T>(call: Call<T>, response: Response, bytes: Uint8Array): T {
     const where = `${call.method} ${this.#url}${call.path}`;
     const failed = (): BanditError =>
-      failure(
-        response.status, new TextDecoder().decode(bytes), response.headers.get("Retry-After"), where,
-      );
+      failure(response.status, new TextDecoder().decode(bytes), response.headers, where);
     const probed = call.reports503 === true && response.status === 503;
     if (!response.ok && !probed) throw failed();
     try {
-      return call.read({ status: response.status, bytes });
+      return call.read({ status: response.status, headers: response.headers, bytes });
     } catch (error) {
       if (!(error instanceof Mismatch)) throw error;
       if (probed) throw failed(); // a 503 of something else, such as a proxy

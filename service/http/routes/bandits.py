@@ -13,7 +13,7 @@ from bandexa_core.spec import BanditSpec
 from service.http.actions import ActionColumns, action_columns
 from service.http.auth import check_reach, needs
 from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
-from service.http.conditions import TAGGED, IfMatch, entity_tag, wanted_versions
+from service.http.conditions import TAGGED, IfMatch, IfNoneMatch, entity_tag, wanted_versions
 from service.http.large import large
 from service.http.openapi import reads
 from service.http.quotas import within_quotas
@@ -83,14 +83,16 @@ async def put_bandit(
         bool, Query(description="Answer once a change that is relearned is served.")
     ] = False,
     if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> BanditAnswer | PlanAnswer:
     """Create a bandit (201), or change its configuration.
 
     Other training, replay, selection, rewards, arms and limits hold at once. For any other key a
     model is learned anew from the log, and the bandit is served as it was until then: see
-    `rebuild`. With `If-Match` it is refused (412) where somebody else has changed it meanwhile.
+    `rebuild`. With `If-Match` it is refused (412) where somebody else has changed it meanwhile,
+    unless it is as wanted already; with `If-None-Match: *`, where there is one of this name.
     """
-    given, wanted = frozenset(await request.json()), wanted_versions(if_match)
+    given, wanted = frozenset(await request.json()), wanted_versions(if_match, if_none_match)
     if dry_run:
         async with within_quotas(engine, holder, name):
             plan = await manage.plan(engine, name, body, given, wanted)

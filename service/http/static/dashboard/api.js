@@ -12,12 +12,14 @@ export class Refused extends Error {
 
 export const call = async (method, path, options) => (await tagged(method, path, options)).answer;
 
-// An answer with its version, for the `match` of a change that is only for that version.
-export async function tagged(method, path, { body, signal, match } = {}) {
+// An answer with its version, for the `match` of a change that is only for that version; with
+// `absent` it is only for a name that is free.
+export async function tagged(method, path, { body, signal, match, absent } = {}) {
   const headers = {};
   if (key !== null) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   if (match !== undefined) headers["if-match"] = match;
+  if (absent) headers["if-none-match"] = "*";
   const response = await fetch(path, {
     method, headers, signal, cache: "no-store", credentials: "omit",
     body: body === undefined ? undefined : JSON.stringify(body),

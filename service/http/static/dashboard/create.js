@@ -309,9 +309,7 @@ export class CreateView {
     const spec = jsonIn(json.control.value, "Configuration");
     let created = false;
     try {
-      const plan = await call("PUT", `${path}?dry_run=true`, { body: spec });
-      if (plan.status !== "created") throw new Refused(409, `There is a bandit ${name} already`);
-      await call("PUT", path, { body: spec });
+      await call("PUT", path, { body: spec, absent: true });
       created = true;
       await call("PUT", `${path}/actions`, { body: { actions } });
     } catch (error) {
