@@ -87,7 +87,7 @@ MODELS = {
     "Training": "TrainAnswer",
     "Voided": "VoidAnswer",
 }
-OWN = {"BanditState": {"created"}, "Selection": {"fallback"}}
+OWN = {"BanditState": {"created", "etag"}, "Selection": {"fallback"}}
 
 
 @pytest.fixture
