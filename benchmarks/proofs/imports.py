@@ -146,7 +146,8 @@ class _Run:
         name = f"case-{number}"
         self._create(name, kind, 2)
         before = self._scores(name)
-        export, allowed = self._exports[kind], (200,)
+        export = self._exports[kind]
+        allowed: tuple[int, ...] = (200,)
         if number % _UNCHANGED:
             export, allowed = _poisoned(export, self._rng), (200, 409, 422)
         answer = self._call("PUT", f"/bandits/{name}/snapshot", *allowed, content=export)
