@@ -31,13 +31,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.arms_spec import BANDIT, SERVED, ArmSpec
 from bandexa_core.ids import ActionId, BanditUid, DecisionId
 from bandexa_core.policies import Candidates, Choice, EncodedContext, Uniform
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Policy
 from bandexa_core.randomness import drawing_rng, keyed_number
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import BANDIT, SERVED, ArmSpec
 
 Indexes = NDArray[np.int64]
 Array64 = NDArray[np.float64]

@@ -31,6 +31,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
+from bandexa_core.spec.changes import completed_spec
 
 DIM, NUM_ACTIONS, TOGETHER, NUM_CONTEXTS, ROWS = 16, 50, 16, 64, 600
 LARGE = 10_000
@@ -52,11 +53,12 @@ def trained_model(encoder: str, num_actions: int, edition: int | None = None) ->
     """Return a model that has learned some rows of each action, or one where there are many."""
     name, params = ENCODERS[encoder]
     has_features = encoder not in ("per_action", "mlp_heads")
-    spec = BanditSpec(
+    created = BanditSpec(
         policy="neural_linear_ts" if name == "mlp" else "linear_ts",
         context=ContextSpec(shape=(DIM,)), action_dim=DIM if has_features else 0,
         encoder=EncoderSpec(name=name, params=params), reward_range=(-1.0, 1.0), edition=edition,
-    ).completed(seed=0)  # fmt: skip
+    )  # fmt: skip
+    spec = completed_spec(created, seed=0)
     catalogue = Catalogue.empty(spec.row_layout)
     model = ServingModel(spec, bandit_uid("b", 0), EncoderRegistry(), catalogue)
     rng = np.random.default_rng(0)

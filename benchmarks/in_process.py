@@ -26,6 +26,7 @@ from bandexa_core.replay import MemoryReplay, Rows
 from bandexa_core.schema import accept
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.changes import completed_spec
 from service.http.arrays import convert_array
 from service.serving.inputs import conform
 
@@ -52,7 +53,7 @@ class InProcessClient:
         *,
         corrects: bool = False,
     ) -> None:
-        spec = _SPEC.validate_python(body).completed(seed=0)
+        spec = completed_spec(_SPEC.validate_python(body), seed=0)
         self.num_requests = 0
         self.model = ServingModel(
             spec, bandit_uid(bandit, 0), EncoderRegistry(), Catalogue.empty(spec.row_layout)

@@ -157,8 +157,8 @@ def _name_of(hint: Any) -> str:
 
 def _check_ranges(overrides: Overrides) -> None:
     """Build a specification with these values; it refuses values outside their ranges."""
-    from bandexa_core.inputs_spec import ContextSpec
     from bandexa_core.spec import BanditSpec
+    from bandexa_core.spec.inputs import ContextSpec
 
     body: dict[str, Any] = {}
     apply_overrides(body, overrides)

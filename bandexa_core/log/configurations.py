@@ -42,9 +42,6 @@ from bandexa_core.log.promotions import (
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.replay.protocol import RowLayout
 from bandexa_core.spec import (
-    ARM_KEYS,
-    MAX_BYTES,
-    SIDES,
     ArmSpec,
     BanditSpec,
     ForgettingSpec,
@@ -53,8 +50,9 @@ from bandexa_core.spec import (
     RewardSpec,
     SelectionSpec,
     TrainingSpec,
-    limits_from_json,
 )
+from bandexa_core.spec.bandit import limits_from_json
+from bandexa_core.spec.changes import ARM_KEYS, MAX_BYTES, SIDES, changeable_part
 
 WANTED, SWITCHED, VERSION = "wanted", "switched", "version"
 
@@ -368,7 +366,7 @@ def change_payload(
     why: Why | None = None,
 ) -> dict[str, Any]:
     """Return the `spec` of the config row of a change; for `wanted` and `why` see `EventStore`."""
-    payload = spec.changeable_part()
+    payload = changeable_part(spec)
     if why is not None:
         payload[KEYS[type(why)]] = why._asdict()
     if wanted is not None:

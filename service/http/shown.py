@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.schema import from_bytes
+from bandexa_core.spec.inputs import ContextSpec
 from service.http.schemas.explained import ContextArray
 from service.store.objects import trimmed
 

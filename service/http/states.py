@@ -12,6 +12,7 @@ import msgspec
 from bandexa_core.log.metrics import Totals
 from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
+from bandexa_core.spec.changes import relearned_part
 from service.http.schemas.bandits import (
     AgreementState,
     ArmState,
@@ -151,8 +152,8 @@ def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
             state = "building"
         elif bandit.change_error is not None:
             state = "failed"
-        served = bandit.model.spec.relearned_part()
-        keys = [each.key for each in differences(served, known.awaited.relearned_part())]
+        served = relearned_part(bandit.model.spec)
+        keys = [each.key for each in differences(served, relearned_part(known.awaited))]
         return RebuildState(
             state=state, keys=keys, rows=rows, requested_at=pending.time,
             position=pending.position, served_from=None, spec=known.awaited,
@@ -163,7 +164,7 @@ def rebuild_state(engine: Engine, bandit: Bandit) -> RebuildState | None:
     switch = known.switches[-1]
     is_served = bandit.model.generation == switch.generation  # the row is logged just before
     before, after = known.spec(switch.position - 1), known.spec(switch.position)
-    keys = [each.key for each in differences(before.relearned_part(), after.relearned_part())]
+    keys = [each.key for each in differences(relearned_part(before), relearned_part(after))]
     asked = known.requested_by(switch)
     return RebuildState(
         state="done" if is_served else "building", keys=keys, rows=rows,

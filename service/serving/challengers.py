@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from bandexa_core.arms_spec import GuardSpec
 from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.spec import BanditSpec, EncoderSpec
+from bandexa_core.spec.arms import GuardSpec
+from bandexa_core.spec.changes import changeable_part, completed_spec
 from service.store.reading import LogReader
 
 ALPHA = 0.05  # of all challengers of a bandit together
@@ -114,7 +115,7 @@ class Challenger(msgspec.Struct, frozen=True, kw_only=True):
         if "encoder" in self.given and "policy" not in self.given:
             whole["policy"] = None
         mine = BanditSpec.from_json(whole | self.given)
-        return mine.completed(0, plain, {*self.given, "reward_range"})
+        return completed_spec(mine, 0, plain, {*self.given, "reward_range"})
 
     def state(self, known: Configurations, served: BanditSpec) -> State:
         """Return what has become of it, by the log."""
@@ -142,7 +143,7 @@ def promoted_spec(spec: BanditSpec, served: BanditSpec) -> BanditSpec:
 
     What is learned of the metrics is no rule of rewards, but a part of what is learned anew.
     """
-    return changed_spec(spec, served.changeable_part())
+    return changed_spec(spec, changeable_part(served))
 
 
 def spec_json(spec: BanditSpec) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.features.byte_rows import longest, resized
-from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema import Features, accept, to_bytes
 from bandexa_core.schema.kept import is_digest, kept
 from bandexa_core.schema.objects import flatten
 from bandexa_core.spec import MAX_REWARD
+from bandexa_core.spec.inputs import ActionsSpec, ContextSpec
 from service.store.errors import InvalidRequest
 
 # Products of such numbers stay far below what a posterior refuses (rows.MAX_NORM): whatever is

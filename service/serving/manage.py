@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.arms_spec import Mode
 from bandexa_core.ids import ActionId, BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange
 from bandexa_core.model import Progress, ServingModel
@@ -23,6 +22,8 @@ from bandexa_core.policies.defaults import resolved
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.store import SnapshotStore
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import Mode
+from bandexa_core.spec.changes import completed_spec
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import ConfigurationChanged, UnknownAction
@@ -131,7 +132,7 @@ async def _checked_new(engine: Engine, name: str, spec: BanditSpec) -> BanditSpe
     """
     _check_new(name, "name")
     try:
-        spec = resolved(spec.completed(secrets.randbits(32)), engine.registry.is_learned)
+        spec = resolved(completed_spec(spec, secrets.randbits(32)), engine.registry.is_learned)
         spec.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error

@@ -18,6 +18,7 @@ from bandexa_core.log.configurations import Configurations, changed_spec
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.defaults import resolved
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.changes import changeable_part, completed_spec, fixed_part, relearned_part
 from service.store.errors import Conflict, InvalidRequest
 
 WHOLE = ("encoder.params", "context.features", "actions.features", "rewards.learn")
@@ -78,21 +79,21 @@ def planned(
     pending = known.pending
     target = known.awaited or served
     try:
-        wanted = resolved(spec.completed(0, target, given), registry.is_learned)
+        wanted = resolved(completed_spec(spec, 0, target, given), registry.is_learned)
         wanted.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    for key, old, new in differences(served.fixed_part(), wanted.fixed_part()):
+    for key, old, new in differences(fixed_part(served), fixed_part(wanted)):
         raise Conflict(
             f"{key}: is {shown(old)} and cannot become {shown(new)} in the life of a bandit"
         )
     if wanted.encoder.name not in registry.names():
         raise InvalidRequest("encoder.name", f"must be one of {', '.join(registry.names())}")
     changes = differences(dataclasses.asdict(served), dataclasses.asdict(wanted))
-    relearned = differences(served.relearned_part(), wanted.relearned_part())
+    relearned = differences(relearned_part(served), relearned_part(wanted))
     what: BanditSpec | Literal["nothing"] | None = None
     if relearned:
-        if pending is None or pending.spec.relearned_part() != wanted.relearned_part():
+        if pending is None or relearned_part(pending.spec) != relearned_part(wanted):
             what = wanted
     elif pending is not None:
         what = "nothing"
@@ -100,7 +101,7 @@ def planned(
         raise InvalidRequest(
             "mode", f"a frozen bandit is not relearned, and {relearned[0].key} needs that"
         )
-    row = what is not None or changed_spec(served, wanted.changeable_part()) != served
+    row = what is not None or changed_spec(served, changeable_part(wanted)) != served
     keys = tuple(change.key for change in relearned)
     return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from bandexa_core.arms_spec import BANDIT, MAX_SHARE, SERVED, ArmSpec
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
@@ -24,6 +23,8 @@ from bandexa_core.log.promotions import Candidacy, Promotion, TrialEnd, Why
 from bandexa_core.model import ServingModel
 from bandexa_core.policies.defaults import resolved
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import BANDIT, MAX_SHARE, SERVED, ArmSpec
+from bandexa_core.spec.changes import fixed_part, relearned_part
 from service.serving.bandit import Bandit
 from service.serving.challengers import (
     Challenger,
@@ -80,7 +81,7 @@ async def declare(
         elif known is not None and known.state(bandit.configurations, served) in UNDER_WAY:
             raise Conflict(f"challenger {challenger!r} is being tried out, or is served: demote it")
         spec = checked_spec(engine, new, served)
-        if spec.relearned_part() == served.relearned_part():
+        if relearned_part(spec) == relearned_part(served):
             raise InvalidRequest("challenger", "has the configuration that is served already")
         try:
             await in_own_thread(check_buildable, spec, engine.registry)
@@ -106,7 +107,7 @@ def checked_spec(engine: Engine, challenger: Challenger, served: BanditSpec) -> 
         spec.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    for change in differences(served.fixed_part(), spec.fixed_part()):
+    for change in differences(fixed_part(served), fixed_part(spec)):
         raise InvalidRequest(change.key, "is the form of the log, and cannot be another one")
     if spec.encoder.name not in engine.registry.names():
         names = ", ".join(engine.registry.names())

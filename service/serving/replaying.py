@@ -22,6 +22,7 @@ from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.metrics import Weights
 from bandexa_core.replay import Rows
 from bandexa_core.spec import BanditSpec, RewardSpec
+from bandexa_core.spec.changes import fixed_part
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
@@ -67,7 +68,7 @@ async def replay(
     if engine.live.exists(name):
         raise Conflict(f"there is a bandit {name!r} already: replay into a new one")
     wanted = (await manage.plan(engine, name, spec, given)).spec
-    for key, old, new in differences(source.model.spec.fixed_part(), wanted.fixed_part()):
+    for key, old, new in differences(fixed_part(source.model.spec), fixed_part(wanted)):
         raise Conflict(
             f"{key}: is {shown(old)} in {source_name} and cannot be {shown(new)} in {name}"
         )

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from bandexa_core.arms import shares
-from bandexa_core.arms_spec import BANDIT
 from bandexa_core.evaluation import Interval
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import BANDIT
 
 EMPTY: Mapping[str, Compared] = MappingProxyType({})
 EMPTY_GUARDED: Mapping[str, Estimated] = MappingProxyType({})

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from bandexa_core.log.configurations import changed_spec
+from bandexa_core.spec.changes import changeable_part
 from service.serving.engine import Engine
 from service.serving.errors import BanditFailed
 from service.serving.planning import differences
@@ -33,7 +34,7 @@ def snapshot_of(engine: Engine, name: str) -> dict[str, Any]:
     model, pending = bandit.model, bandit.configurations.pending
     spec = model.spec
     if pending is not None:  # what holds at once is in the served one
-        spec = changed_spec(pending.spec, spec.changeable_part())
+        spec = changed_spec(pending.spec, changeable_part(spec))
     challengers = {
         name: {"differs": each.given, "promotion": msgspec.to_builtins(each.rule)}
         for name, each in bandit.challengers.items()

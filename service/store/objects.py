@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.inputs_spec import ActionsSpec, ContextSpec
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema.kept import identity
+from bandexa_core.spec.inputs import ActionsSpec, ContextSpec
 
 
 def trimmed(row: NDArray[Any]) -> NDArray[Any]:

@@ -15,10 +15,10 @@ from bandexa_core.encoders.torch.crosses import CrossesEncoder, CrossesServing
 from bandexa_core.encoders.torch.fitted import Sample, Side
 from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
 from bandexa_core.ids import BanditUid
-from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.policies.factory import make_policy
 from bandexa_core.schema.shared import SharedColumns
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec
+from bandexa_core.spec.inputs import ActionsSpec
 
 Array64 = NDArray[np.float64]
 SIZES_X, SIZES_A = (3, 4, 2), (3, 4)  # one-hot fields of contexts and of actions

@@ -15,12 +15,12 @@ from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.fitted import Sample, Side
 from bandexa_core.encoders.torch.kernel import KernelEncoder
 from bandexa_core.ids import BanditUid
-from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.policies.factory import make_policy
 from bandexa_core.policies.neural_linear_ts import NeuralLinearTS
 from bandexa_core.schema import Encoding, Features, fit
 from bandexa_core.schema.shared import SharedColumns, shared_columns
 from bandexa_core.spec import BanditSpec, ContextSpec
+from bandexa_core.spec.inputs import ActionsSpec
 
 Array64 = NDArray[np.float64]
 FIELDS = (np.array([0, 0, 1, 2]), np.array([0, 1, 1]))

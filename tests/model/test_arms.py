@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bandexa_core.arms import Asked, shares
-from bandexa_core.arms_spec import ArmSpec, GuardSpec
 from bandexa_core.ids import BanditUid, DecisionId
 from bandexa_core.randomness import keyed_number
 from bandexa_core.spec import BanditSpec, ContextSpec, SelectionSpec
+from bandexa_core.spec.arms import ArmSpec, GuardSpec
 
 IDS = ["a", "b", "c", "d", "e"]
 NUM = 2000

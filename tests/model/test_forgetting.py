@@ -16,6 +16,7 @@ from bandexa_core.model import ServingModel, load_model
 from bandexa_core.policies import LinearHead
 from bandexa_core.posterior import GaussianPosterior, Statistics
 from bandexa_core.spec import FORGETTING_CELLS, BanditSpec, ForgettingSpec
+from bandexa_core.spec.changes import CHANGEABLE
 
 NEVER = ForgettingSpec()
 BY_COUNT = ForgettingSpec(by="count", half_life=64.0)
@@ -221,7 +222,7 @@ def _long_log(log_writer, spec: BanditSpec, num: int = 90):
 
 def _config(position: int, forgetting: ForgettingSpec, spec: BanditSpec) -> ConfigRow:
     whole = dataclasses.asdict(dataclasses.replace(spec, forgetting=forgetting))
-    changed = {name: whole[name] for name in (*BanditSpec.CHANGEABLE, "forgetting")}
+    changed = {name: whole[name] for name in (*CHANGEABLE, "forgetting")}
     return ConfigRow(LogPosition(position), 0.0, changed)
 
 

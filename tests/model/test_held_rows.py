@@ -10,13 +10,14 @@ import pytest
 
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import ForgettingSpec
+from bandexa_core.spec.changes import changeable_part
 
 IDS = ["a", "b", "c"]
 
 
 def put_mode(log, mode: str) -> None:
     spec = dataclasses.replace(log.spec, mode=mode)
-    payload = json.loads(json.dumps(spec.changeable_part()))
+    payload = json.loads(json.dumps(changeable_part(spec)))
     log.rows.append(ConfigRow(log._next(), float(len(log.rows)), payload))
 
 
@@ -74,7 +75,7 @@ def test_what_is_built_from_the_log_is_as_if_it_had_never_been_frozen(
     log = frozen_log("concat", forgetting=forgetting)
     first, last = frozen_part(log)
     never = [
-        row._replace(spec=json.loads(json.dumps(log.spec.changeable_part())))
+        row._replace(spec=json.loads(json.dumps(changeable_part(log.spec))))
         if number in (first, last) else row for number, row in enumerate(log.rows)
     ]  # fmt: skip
     built = new_model(log.spec)

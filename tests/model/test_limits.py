@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bandexa_core.arms import Asked
-from bandexa_core.arms_spec import ArmSpec
 from bandexa_core.ids import DecisionId
 from bandexa_core.limits import Bounds, Limits, LimitSpec, kept_or_drawn, projected
 from bandexa_core.spec import BanditSpec, SelectionSpec
+from bandexa_core.spec.arms import ArmSpec
+from bandexa_core.spec.changes import completed_spec
 from tests.fixtures.matrices import spread
 
 IDS = ["a", "b", "c", "d", "e"]
@@ -236,7 +237,7 @@ def test_floors_may_not_add_up_to_more_than_one(specs):
 def test_limits_stay_where_a_change_leaves_them_out(specs):
     spec = dataclasses.replace(specs["concat"], limits=LIMITS)
     left_out = dataclasses.replace(specs["concat"], limits=None)
-    assert left_out.completed(0, spec).limits == LIMITS
-    assert dataclasses.replace(left_out, limits={}).completed(0, spec).limits == {}
+    assert completed_spec(left_out, 0, spec).limits == LIMITS
+    assert completed_spec(dataclasses.replace(left_out, limits={}), 0, spec).limits == {}
     again = BanditSpec.from_json(dataclasses.asdict(spec))
     assert again.limits == LIMITS

@@ -13,6 +13,7 @@ from bandexa_core.log import contract
 from bandexa_core.log.contract import DecisionState, Reported
 from bandexa_core.log.delays import Delays
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec
+from bandexa_core.spec.changes import completed_spec
 from benchmarks.in_process import InProcessClient
 from tests.fixtures.matrices import slow
 
@@ -118,19 +119,19 @@ def test_edition_1_may_name_the_maturity_that_it_has():
         context=ContextSpec(shape=(2,)), edition=1, reward_range=(0.0, 1.0),
         rewards=RewardSpec(reward_window_s=60.0, default_reward=0.0),
     )  # fmt: skip
-    known = spec.completed(1)
+    known = completed_spec(spec, 1)
     assert known.rewards.maturity is None
     named = replace(spec, rewards=replace(spec.rewards, maturity="report"))
-    assert named.completed(0, known) == known
+    assert completed_spec(named, 0, known) == known
     closing = replace(spec, rewards=replace(spec.rewards, maturity="close"))
-    assert closing.completed(0, known).rewards != known.rewards
+    assert completed_spec(closing, 0, known).rewards != known.rewards
 
 
 def test_a_change_that_leaves_the_maturity_out_leaves_it_as_it_is():
     def changed(before: RewardSpec, **rules: Any) -> Any:
         spec = BanditSpec(context=ContextSpec(shape=(2,)), rewards=before)
-        known = spec.completed(1)
-        return replace(spec, rewards=RewardSpec(**rules)).completed(0, known).rewards.maturity
+        known = completed_spec(spec, 1)
+        return completed_spec(replace(spec, rewards=RewardSpec(**rules)), 0, known).rewards.maturity
 
     waits: dict[str, Any] = {"reward_window_s": 60.0, "default_reward": 0.0}
     for maturity in ("close", "report", 30.0):

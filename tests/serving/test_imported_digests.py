@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.policies.named_inputs import object_of
 from bandexa_core.schema.kept import digest
+from bandexa_core.spec.inputs import ContextSpec
 from service.serving.inputs import NamedSide
 
 SALT = b"salt"

@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from bandexa_core.arms_spec import ArmSpec, GuardSpec
 from bandexa_core.spec import ActionsSpec, BanditSpec, ContextSpec, RewardSpec, SelectionSpec
+from bandexa_core.spec.arms import ArmSpec, GuardSpec
 from service.http.personalizer.errors import CODES, Refused
 from service.http.personalizer.features import EVENT, SLOTS
 from service.serving.engine import Engine

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bandexa_core.arms_spec import Mode
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import Mode
 from service.http.schemas.challengers import ChallengerState
 from service.http.schemas.common import Id
 from service.http.schemas.health import Learning, TrainerState

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bandexa_core.arms_spec import MAX_SHARE
 from bandexa_core.spec import (
     ActionsSpec,
     ContextSpec,
@@ -16,6 +15,7 @@ from bandexa_core.spec import (
     PolicyName,
     PosteriorSpec,
 )
+from bandexa_core.spec.arms import MAX_SHARE
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.arms import shares
-from bandexa_core.arms_spec import BANDIT, ArmSpec
 from bandexa_core.evaluation import (
     Asymptotic,
     Interval,
@@ -39,6 +38,7 @@ from bandexa_core.log.rows import Metrics
 from bandexa_core.schema import from_bytes
 from bandexa_core.schema.objects import flatten
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.arms import BANDIT, ArmSpec
 from service.serving.standing import Agreement, ArmStanding, Compared, Estimated, Standing
 from service.store.records import CountedValue
 

@@ -36,6 +36,7 @@ from bandexa_core.replay import MemoryReplay, Rows
 from bandexa_core.replay.protocol import laid_out, wide_enough
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec
+from bandexa_core.spec.changes import completed_spec
 from service.serving.inputs import NamedSide, conform
 from service.store.errors import InvalidRequest
 from service.tools.evaluate.cases import Case, Changes
@@ -59,7 +60,7 @@ class Learner:
 
     def __init__(self, name: str, spec: BanditSpec, registry: EncoderRegistry) -> None:
         self.name = name
-        self._spec = spec = spec.completed(seed=0)
+        self._spec = spec = completed_spec(spec, seed=0)
         try:
             self._model = ServingModel(
                 spec, bandit_uid(OWN_NAME, 0), registry, Catalogue.empty(spec.row_layout)

@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, DecisionKey, LogPosition
-from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.limits import Limits
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.contract import Outcome
 from bandexa_core.log.metrics import Weights, weighted
 from bandexa_core.schema import from_bytes
+from bandexa_core.spec.inputs import ContextSpec
 from service.store.errors import LogTrimmed, StoreError
 from service.store.identity import first_key, place_of
 from service.store.objects import trimmed

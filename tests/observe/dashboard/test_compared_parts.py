@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.arms_spec import GuardSpec, MetricGuard
-from bandexa_core.inputs_spec import ContextSpec
 from bandexa_core.spec import BanditSpec, RewardSpec
+from bandexa_core.spec.arms import GuardSpec, MetricGuard
+from bandexa_core.spec.inputs import ContextSpec
 from service.observe.dashboard.comparing import MAX_SEGMENTS, MISSING, OTHERS, segment_of
 from service.serving.standing import ArmStanding
 from tests.observe.dashboard.test_comparing import (

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandexa_core.arms_spec import ArmSpec
 from bandexa_core.evaluation import LiftSequence, MeanSequence
 from bandexa_core.ids import ActionId, LogPosition
 from bandexa_core.log.configurations import Configurations, change_payload
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
+from bandexa_core.spec.arms import ArmSpec
 from service.observe.dashboard.comparing import (
     SEGMENT,
     Comparison,

@@ -35,7 +35,6 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.log import contract
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.contract import DecisionState, Reported
@@ -46,6 +45,7 @@ from bandexa_core.spec import (
     RewardSpec,
     SelectionSpec,
 )
+from bandexa_core.spec.inputs import ActionsSpec
 from service.store.errors import ServiceError
 from service.store.identity import is_server_form
 from service.store.protocol import Due, FoundDecision, Reportable, Step

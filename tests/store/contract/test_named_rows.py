@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, LogPosition
-from bandexa_core.inputs_spec import ActionsSpec
 from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import CatalogueRow, LearnRow
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.replay.protocol import laid_out
 from bandexa_core.schema import to_bytes
 from bandexa_core.spec import ContextSpec
+from bandexa_core.spec.inputs import ActionsSpec
 from service.store.logged_rows import learned_rows
 from tests.store.conftest import make_features
 from tests.store.contract.readable import FAR
