@@ -1,51 +1,56 @@
 """The public client: typed calls, retries, a fallback; httpx and the standard library alone."""
 
-from bandexa_client.answers import (
-    Action,
-    ActionScore,
-    ActionState,
+from bandexa_client.answers.arms import (
     ActionValue,
-    ActivationStatus,
     ArmState,
-    AuditEntry,
-    AuditTrail,
-    BanditState,
-    CandidatePropensity,
-    Catalogue,
     ChallengerScore,
     ChallengerState,
-    ClockState,
-    Compacted,
     ComparedArm,
-    Corrected,
-    Erased,
     Estimate,
     EvaluationState,
-    Finding,
     Guarded,
-    Imported,
+    Values,
+)
+from bandexa_client.answers.bandits import (
+    ActionState,
+    BanditState,
+    Catalogue,
     KeyChange,
-    Learning,
-    LearnState,
-    LogPage,
     MetricState,
-    NotedFinding,
-    NotedFindings,
     Plan,
-    Readiness,
     Rebuild,
     Replayed,
+)
+from bandexa_client.answers.decisions import (
+    Action,
+    ActionScore,
+    ActivationStatus,
+    CandidatePropensity,
+    Imported,
     RewardStatus,
     Scores,
     Selection,
-    Snapshots,
-    SnapshotState,
-    SnapshotSummary,
+)
+from bandexa_client.answers.health import (
+    ClockState,
+    Finding,
+    Learning,
+    LearnState,
+    NotedFinding,
+    NotedFindings,
+    Readiness,
     TrainerState,
-    Training,
-    Values,
+)
+from bandexa_client.answers.records import (
+    AuditEntry,
+    AuditTrail,
+    Compacted,
+    Corrected,
+    Erased,
+    LogPage,
     Voided,
 )
+from bandexa_client.answers.snapshots import Snapshots, SnapshotState, SnapshotSummary, Training
 from bandexa_client.arrays import Array, Features, array_body
 from bandexa_client.client import AsyncBanditClient, BanditClient
 from bandexa_client.errors import (

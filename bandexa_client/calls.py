@@ -14,34 +14,18 @@ from urllib.parse import quote
 
 import httpx
 
-from bandexa_client.answers import (
-    ActionState,
+from bandexa_client.answers.arms import ChallengerState, EvaluationState, Values
+from bandexa_client.answers.bandits import ActionState, BanditState, Catalogue, Plan, Replayed
+from bandexa_client.answers.decisions import (
     ActivationStatus,
-    AuditTrail,
-    BanditState,
-    Catalogue,
-    ChallengerState,
-    ClockState,
-    Compacted,
-    Corrected,
-    Erased,
-    EvaluationState,
     Imported,
-    LearnState,
-    LogPage,
-    NotedFindings,
-    Plan,
-    Readiness,
-    Replayed,
     RewardStatus,
     Scores,
     Selection,
-    Snapshots,
-    SnapshotState,
-    Training,
-    Values,
-    Voided,
 )
+from bandexa_client.answers.health import ClockState, LearnState, NotedFindings, Readiness
+from bandexa_client.answers.records import AuditTrail, Compacted, Corrected, Erased, LogPage, Voided
+from bandexa_client.answers.snapshots import Snapshots, SnapshotState, Training
 from bandexa_client.arrays import Array, Features, sendable
 from bandexa_client.call import Call, Fields, Read, path, reads, reads_items
 from bandexa_client.decoding import Mismatch, as_object, decode

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bandexa_client.answers import SENT
+from bandexa_client.answers.sent import SENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bandexa_client.answers import Action, Selection
+from bandexa_client.answers.decisions import Action, Selection
 from bandexa_client.arrays import Array, Features, rows, sendable
 
 Actions = Sequence[str | Mapping[str, object]]

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from bandexa_client.answers import RewardStatus
+from bandexa_client.answers.decisions import RewardStatus
 from bandexa_client.errors import BanditError, Rejected
 from bandexa_client.requests import RewardReport, is_fallback, new_id
 from bandexa_client.retrying import Retry

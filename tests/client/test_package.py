@@ -27,6 +27,12 @@ def test_it_depends_on_httpx_alone() -> None:
     assert (FOLDER / "py.typed").exists()
 
 
+def test_its_wheel_contains_every_folder_of_it() -> None:
+    declared = tomllib.loads((FOLDER / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(f.parent.relative_to(ROOT).parts) for f in FOLDER.rglob("__init__.py")}
+    assert set(declared["packages"]) == found
+
+
 def test_importing_it_brings_in_nothing_of_the_service() -> None:
     code = "import json, sys, bandexa_client; print(json.dumps(list(sys.modules)))"
     command = [sys.executable, "-P", "-c", code]
