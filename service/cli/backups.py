@@ -33,7 +33,7 @@ def backups(
 
     Exit status 1: there is none.
     """
-    from service.tools.scheduled import backups_in
+    from service.tools.stored_backups import backups_in
 
     try:
         found = backups_in(folder)

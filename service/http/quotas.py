@@ -7,14 +7,20 @@ not exceed them together.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from service.http.errors import QuotaExceeded
 from service.serving.engine import Engine
+from service.serving.threads import in_own_thread
 from service.settings import KeySetting
+from service.store.errors import StoreError
+from service.store.protocol import EventStore
+from service.store.records import BanditRecord
 
+log = logging.getLogger(__name__)
 _creating: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
 
 
@@ -38,7 +44,7 @@ async def within_quotas(
         return
     async with _creating.setdefault((id(engine), holder.name), asyncio.Lock()):
         _check_bandits(engine, holder, name)
-        _check_actions(engine, holder, name, new_actions)
+        await _check_actions(engine, holder, name, new_actions)
         yield
 
 
@@ -55,7 +61,9 @@ def _check_bandits(engine: Engine, holder: KeySetting, name: str) -> None:
         )
 
 
-def _check_actions(engine: Engine, holder: KeySetting, name: str, wanted: Collection[str]) -> None:
+async def _check_actions(
+    engine: Engine, holder: KeySetting, name: str, wanted: Collection[str]
+) -> None:
     if holder.max_actions is None or not wanted:
         return
     num, known = 0, frozenset[str]()
@@ -66,9 +74,24 @@ def _check_actions(engine: Engine, holder: KeySetting, name: str, wanted: Collec
         if bandit.record.name == name:
             known = frozenset(catalogue.ids)
     new = len(frozenset(wanted) - known)
+    aside = [each.record for each in engine.live.aside() if holder.reaches(each.record.name)]
+    if new and aside:
+        num += await in_own_thread(_num_stored, engine.store, aside)
     if new and num + new > holder.max_actions:
         raise QuotaExceeded(
             "max_actions",
             f"the bandits of the key {holder.name!r} have {num} actions, {new} more are sent, and"
             f" they may have {holder.max_actions}",
         )
+
+
+def _num_stored(store: EventStore, records: Sequence[BanditRecord]) -> int:
+    """Return how many actions bandits have by the log: those that are set aside have no model."""
+    num = 0
+    with store.reader() as reader:
+        for record in records:
+            try:
+                num += len(reader.catalogue_at(record, reader.head(record.key)))
+            except StoreError as error:  # the log is damaged there: nobody knows how many
+                log.warning("the actions of %s do not count for quotas: %s", record.name, error)
+    return num

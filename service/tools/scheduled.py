@@ -4,9 +4,7 @@ Runs on the event loop of a server. A backup is a folder below `backup.folder`, 
 at which it was begun; it gets that name when it is complete. What is there says when the last one
 was made, so a restart changes nothing, and one that was missed is made after the next start. Old
 ones are removed once a newer one is complete, and only those of this data directory; a failure
-removes nothing. A data directory is known by its path and its store: those of several containers
-may have one path. What is named after a time to come was made while a clock was wrong: it is the
-oldest, and says nothing of when the next one is due.
+removes nothing. What is named after a time to come says nothing of when the next one is due.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,68 +30,14 @@ from service.observe.backups import BackupStanding
 from service.observe.counters import Metrics
 from service.settings import BackupSetting, Settings
 from service.tools.backup import MARKER
+from service.tools.stored_backups import NAME, NAMED, Found, backups_of, newest_time, num_bytes
 
 log = logging.getLogger(__name__)
-NAME, NAMED = "bandexa-", "bandexa-%Y%m%dT%H%M%SZ"
 CHECKED_S = 30.0
 RETRY_S = 900.0
 DAY_S = 86400.0
-AHEAD_S = 60.0  # by so much a clock may have been set back without that being noticed
 MAX_TOLD = 1 << 20
 LAST_LINES = 3  # of a failed command that its error has
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A backup that is there.
-
-    Attributes:
-        path: Its folder.
-        begun: When it was begun, by its name; None: another name.
-        source: The data directory that it is a copy of.
-        store: The name of the store there; None: a release before 0.4 made it.
-        created_at: When the copy ended.
-        bandits: The position of each bandit's log.
-    """
-
-    path: Path
-    begun: float | None
-    source: str
-    store: str | None
-    created_at: float
-    bandits: dict[str, int]
-
-    @property
-    def time(self) -> float:
-        """The time up to which it surely has everything."""
-        return self.created_at if self.begun is None else self.begun
-
-
-def backups_in(folder: Path) -> list[Found]:
-    """Return the complete backups in a folder, oldest first.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
-    if not folder.exists():
-        return []
-    found = [_found(path) for path in folder.iterdir() if path.is_dir()]
-    known = [each for each in found if each is not None]
-    return sorted(known, key=lambda each: (each.time, each.path.name))
-
-
-def _found(path: Path) -> Found | None:
-    begun = None
-    with contextlib.suppress(ValueError):
-        begun = datetime.strptime(path.name, NAMED).replace(tzinfo=UTC).timestamp()
-    try:
-        marker = json.loads((path / MARKER).read_text())
-        positions = {name: int(one["position"]) for name, one in marker["bandits"].items()}
-        source, created_at = str(marker["source"]), float(marker["created_at"])
-        store = marker.get("store")
-        return Found(path, begun, source, store, created_at, positions)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # incomplete, or no backup
-        return None
 
 
 def due_at(setting: BackupSetting, last_good: float | None, now: float) -> float:
@@ -163,20 +106,19 @@ class ScheduledBackups:
                 await task
 
     async def _run(self, folder: Path, standing: BackupStanding) -> None:
-        not_before, retry_s = 0.0, min(RETRY_S, standing.between_s)
+        retry_s = min(RETRY_S, standing.between_s)
         while True:
             try:
                 standing.last_good = await asyncio.to_thread(self._last_good, folder)
             except OSError as error:
                 self._failed(standing, f"{folder} cannot be read: {error}")
-                not_before = self._now() + retry_s
-            now = self._now()
-            due = max(due_at(self._setting, standing.last_good, now), not_before)
-            if due > now:
-                await asyncio.sleep(min(due - now, CHECKED_S))  # the clock may be set meanwhile
+                await asyncio.sleep(retry_s)
                 continue
-            if not await self._make(folder, standing):
-                not_before = self._now() + retry_s
+            wait_s = due_at(self._setting, standing.last_good, self._now()) - self._now()
+            if wait_s > 0:
+                await asyncio.sleep(min(wait_s, CHECKED_S))  # the clock may be set meanwhile
+            elif not await self._make(folder, standing):
+                await asyncio.sleep(retry_s)
 
     async def _make(self, folder: Path, standing: BackupStanding) -> bool:
         """Make a backup; returns whether it is complete."""
@@ -204,7 +146,7 @@ class ScheduledBackups:
         standing.seconds = time.monotonic() - started
         standing.made += 1
         try:
-            standing.bytes = await asyncio.to_thread(_num_bytes, dest)
+            standing.bytes = await asyncio.to_thread(num_bytes, dest)
             removed = await asyncio.to_thread(self._remove_old, folder)
         except OSError as failure:
             log.warning("old backups in %s cannot be removed: %s", folder, failure)
@@ -243,17 +185,10 @@ class ScheduledBackups:
 
     def _mine(self, folder: Path) -> list[Found]:
         """Return the backups of this data directory, the oldest first."""
-        mine = [
-            each
-            for each in backups_in(folder)
-            if each.source == self._source and each.store in (None, self._store)
-        ]
-        now = self._now()
-        return sorted(mine, key=lambda each: each.time <= now + AHEAD_S)
+        return backups_of(self._settings.data_dir, self._store, folder, self._now())
 
     def _last_good(self, folder: Path) -> float | None:
-        latest = self._now() + AHEAD_S
-        return max((one.time for one in self._mine(folder) if one.time <= latest), default=None)
+        return newest_time(self._mine(folder), self._now())
 
     def _remove_old(self, folder: Path) -> int:
         """Remove all but the newest backups of this data directory, and return how many.
@@ -300,7 +235,3 @@ def give_name(unfinished: Path, folder: Path, begun: float) -> Path:
             continue
         LocalFileSystem().sync_dir(folder)
         return dest
-
-
-def _num_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

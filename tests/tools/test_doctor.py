@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from typer.testing import CliRunner, Result
 from bandexa_core.ids import SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
 from service.cli import app
+from service.settings import BackupSetting, Settings
 from service.store.opening import open_reader
+from service.tools.doctor.backups import backups
 from tests.fixtures.commands import bandexa
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.tools.doctor.SYNCS", 5)
+    monkeypatch.setattr("service.tools.doctor.disk.SYNCS", 5)
     for name in list(os.environ):  # what a server's owner has set is no part of a test
         if name.startswith("BANDEXA_"):
             monkeypatch.delenv(name)
@@ -236,3 +239,35 @@ def test_a_directory_of_an_older_release_is_examined_and_left_as_it_is(tmp_path:
 def test_settings_that_cannot_be_read_end_it_with_status_2(tmp_path: Path) -> None:
     assert "prot" in run(*configured(tmp_path, "prot = 1"), expect=2).stderr
     run("--server", "--url", "http://127.0.0.1:1", *configured(tmp_path, "port = 0\n"), expect=3)
+
+
+def test_scheduled_backups_are_reported_by_age_and_place(tmp_path: Path) -> None:
+    """Of the data directory of this store alone; one of every 6 h is late after 9 h."""
+    folder, data_dir = tmp_path / "backups", tmp_path / "data"
+    settings = Settings(data_dir=data_dir, backup=BackupSetting(folder=folder, every_h=6))
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
+
+    def found(hours: float, store: str | None = "mine") -> dict[str, tuple[str, str]]:
+        checks = backups(settings, store, noon + 3600 * hours)
+        return {check.name: (check.state, check.told) for check in checks}
+
+    def made(name: str, store: str) -> None:
+        path = folder / name
+        path.mkdir(parents=True)
+        marker = {"source": str(data_dir), "store": store, "created_at": 1.0, "bandits": {}}
+        (path / "backup.json").write_text(json.dumps(marker))
+
+    assert list(backups(Settings(data_dir=data_dir), "mine", noon)) == []
+    assert found(0, store=None)["backups"][0] == "ok"
+    assert found(0)["place of backups"][0] == "note"
+    assert found(0)["backups"][0] == "note"
+    made("bandexa-20260501T115900Z", "another")
+    assert "has none of this data directory" in found(0)["backups"][1]
+    made("bandexa-20260501T090000Z", "mine")
+    made("bandexa-20260501T030000Z", "mine")
+    assert found(0)["backups"] == ("ok", f"2 in {folder}, the newest begun 3.0 h ago")
+    assert found(6)["backups"][0] == "ok"
+    assert found(6.1)["backups"][0] == "wrong"
+    shutil.rmtree(folder)
+    folder.write_text("a file, where a folder should be")
+    assert found(0) == {"backups": ("wrong", f"{folder} is no folder: no backup can be made")}
