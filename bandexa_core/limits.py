@@ -8,7 +8,10 @@ pick a is kept with the probability min(1, q(a) / p(a)), and otherwise one is dr
 q. So q is the law of what is chosen, exactly, and a decision whose probabilities are within the
 limits is what it would be without them.
 
-Legend: K candidates.
+Of several places, each has the limits, as far as an action is not on the list at another place
+already: see `projected_places`. A list is drawn with these probabilities by `rounding`.
+
+Legend: K candidates, J places.
 """
 
 from __future__ import annotations
@@ -204,6 +207,32 @@ def projected(shares: Array64, bounds: Bounds) -> Array64:
         free = free & ~fixed
         if not free.any():
             break
+    return out
+
+
+def projected_places(places_JK: Array64, bounds: Bounds) -> Array64:
+    """Return the probabilities at each place within bounds, (J, K), given those without limits.
+
+    An action is on a list once. So its probability at a place is at most what is left of 1 after
+    the places before, less its least one for each place behind: no place loses it altogether.
+    Floors and caps give way to that. `places_JK` itself is returned where nothing is beyond them.
+    """
+    low, high = bounds
+    least, left = places_JK.min(axis=0), np.ones(places_JK.shape[1])
+    out, num = places_JK, len(places_JK)
+    for place, shares in enumerate(places_JK):
+        room = np.maximum(left - (num - 1 - place) * least, 0.0)
+        most = np.minimum(high, room)
+        if most.sum() > 1.0:
+            wanted = projected(shares, Bounds(np.minimum(low, most), most))
+        else:  # caps give way, but no action is on a list twice
+            whole = float(most.sum())
+            given = shares if whole == 0.0 else most / whole
+            wanted = projected(given, Bounds(np.zeros(len(left)), room))
+        if wanted is not shares:
+            out = out.copy() if out is places_JK else out
+            out[place] = wanted
+        left = np.maximum(left - wanted, 0.0)
     return out
 
 

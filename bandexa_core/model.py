@@ -33,7 +33,8 @@ from bandexa_core.ids import (
     LogPosition,
     SnapshotVersion,
 )
-from bandexa_core.limits import Bounds, Limits, kept_or_drawn, projected
+from bandexa_core.limiting import Decided, limited
+from bandexa_core.limits import Bounds, Limits
 from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
 from bandexa_core.log.configurations import SWITCHED, changed_spec
 from bandexa_core.log.forgetting import Forgetting
@@ -72,7 +73,7 @@ from bandexa_core.policies.schedule import (
 )
 from bandexa_core.policies.standardizing import catalogue_scale, spaced
 from bandexa_core.posterior.frame import FIRST_ROWS, frame_of_first
-from bandexa_core.randomness import drawing_rng, keyed_number, keyed_seed
+from bandexa_core.randomness import drawing_rng, keyed_seed
 from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec, LimitSpec
@@ -319,43 +320,10 @@ class ServingModel:
                     exploration=exploration, forced=picks,
                 )  # fmt: skip
 
-            choice = self._limited(decision_id, choice, bounds, again, is_forced=forced is not None)
+            seed, version = self.spec.seed or 0, exploration.version
+            decided = Decided(self.uid, seed, version, decision_id)
+            choice = limited(decided, choice, bounds, again, is_forced=forced is not None)
         return choice if division is None else division.made(choice)
-
-    def _limited(
-        self,
-        decision_id: DecisionId,
-        choice: Choice,
-        bounds: Bounds,
-        again: Callable[[NDArray[np.int64]], Choice],
-        *,
-        is_forced: bool,
-    ) -> Choice:
-        """Return a choice within the bounds; where another one is drawn, made `again` with it."""
-        assert choice.all_propensities is not None, "a decision of its own has them"
-        shares = choice.all_propensities()
-        if choice.retrieved is not None:  # the others cannot be chosen
-            others = np.ones(len(shares), np.bool_)
-            others[choice.retrieved] = False
-            bounds = Bounds(np.where(others, 0.0, bounds.low), np.where(others, 0.0, bounds.high))
-        wanted = projected(shares, bounds)
-        if wanted is shares:
-            return choice
-        if not is_forced:
-            own, seed = int(choice.chosen[0]), self.spec.seed or 0
-            keeps, draws = (
-                keyed_number(self.uid, seed, purpose, str(decision_id))
-                for purpose in ("limit", "limit, another")
-            )
-            first = kept_or_drawn(own, shares, wanted, keeps, draws)
-            if first != own:
-                others = choice.chosen[choice.chosen != first]
-                picks = np.concatenate([[first], others])[: len(choice.chosen)].astype(np.int64)
-                choice = again(picks)
-        return choice._replace(
-            propensity=float(wanted[choice.chosen[0]]), late_propensity=None, propensities=None,
-            all_propensities=lambda: wanted,
-        )  # fmt: skip
 
     def select_many(
         self,

@@ -45,6 +45,9 @@ class Law(Protocol):
     def places(self, chosen: Indexes) -> tuple[float, ...] | None:
         """Return the probability of each of several picks at its place; None: it takes too long."""
 
+    def place_shares(self, num: int) -> Array64:
+        """Return that of each candidate at each of `num` places without the floor, (num, K)."""
+
 
 def law_of(
     draw: Draw, ranking: Ranking, exploration: Exploration, unit: float, retrieve: int | None
@@ -100,9 +103,17 @@ class PanelLaw:
         """See `Law.places`."""
         if self._ranking.num * self._exploration.panel > MAX_RANKED:
             return None
+        return self._exploration.place_propensities(self._ranking, self._scores, chosen)
+
+    def place_shares(self, num: int) -> Array64:
+        """See `Law.place_shares`."""
+        return self._ranking.place_shares(self._scores, num)
+
+    @cached_property
+    def _scores(self) -> Array64:
+        """Every member's scores of the groups, (M, G)."""
         draw = self._draw
-        scores_MG = draw.scores[None] if draw.members is None else draw.members()
-        return self._exploration.place_propensities(self._ranking, scores_MG, chosen)
+        return draw.scores[None] if draw.members is None else draw.members()
 
 
 class GapLaw:
@@ -178,6 +189,18 @@ class GapLaw:
             moved = 1.0 - before[j] if start < j <= end else 0.0
             found.append(float(own + moved) / int(end - start))
         return tuple(self._exploration.mixed(each, self._ranking.num) for each in found)
+
+    def place_shares(self, num: int) -> Array64:
+        """See `Law.place_shares`: exact, as `places`."""
+        before = np.concatenate([[0.0], np.cumsum(self._by_rank)])
+        starts_K, ends_K = self._blocks(self._means)
+        found = np.zeros((num, len(starts_K)))
+        found[0] = self._shares
+        for j in range(1, num):
+            own_K = np.where((starts_K <= j) & (j < ends_K), before[j], 0.0)
+            moved_K = np.where((starts_K < j) & (j <= ends_K), 1.0 - before[j], 0.0)
+            found[j] = (own_K + moved_K) / (ends_K - starts_K)
+        return found
 
     @cached_property
     def _descending(self) -> Array64:

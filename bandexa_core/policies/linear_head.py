@@ -159,6 +159,7 @@ class LinearHead(EncodedInputs):
             std=None if draw.std is None else spread * draw.std(ranking.group(served)),
             propensities=law.places(chosen) if num > 1 else None,
             all_propensities=lambda: with_floor(law.shares(), exploration.epsilon),
+            all_places=lambda places: with_floor(law.place_shares(places), exploration.epsilon),
         )
 
     def select_many(

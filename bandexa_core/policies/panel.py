@@ -83,8 +83,9 @@ class Exploration:
 
 
 def with_floor(shares_K: Array64, epsilon: float) -> Array64:
-    """Return the probabilities of all candidates, (K,), given those without the floor."""
-    return (1.0 - epsilon) * shares_K + epsilon / len(shares_K)
+    """Return the probabilities of all candidates, (..., K), given those without the floor."""
+    found: Array64 = (1.0 - epsilon) * shares_K + epsilon / shares_K.shape[-1]
+    return found
 
 
 def products(parts_KV: Array64, query_V: Array64) -> Array64:

@@ -156,6 +156,8 @@ class Choice(NamedTuple):
             there, whatever stands at the others; None where that takes too long.
         all_propensities: Computes the probability of each candidate, (K,), to sum 1; it takes as
             long as the draw. It reads immutable arrays only.
+        all_places: With k above 1, computes for each of the first places the probability that each
+            candidate stands there, (places, K), given how many places.
         arm: The arm that decided; None where there are none, or none could serve the request.
         shadows: The index that each shadow would have served, by its name.
     """
@@ -170,6 +172,7 @@ class Choice(NamedTuple):
     std: float | None = None
     propensities: tuple[float, ...] | None = None
     all_propensities: Callable[[], NDArray[np.float64]] | None = None
+    all_places: Callable[[int], NDArray[np.float64]] | None = None
     arm: str | None = None
     shadows: Mapping[str, int] = NO_SHADOWS
 

@@ -145,6 +145,34 @@ class Ranking(NamedTuple):
             votes.append(float((there_M / tied_M).sum()))
         return votes
 
+    def place_shares(self, scores_MG: Array64, num: int) -> Array64:
+        """Return each candidate's share of the votes for each of the first places, (num, K).
+
+        It is what `place_votes` returns for single ones.
+        """
+        num_members, num_groups = scores_MG.shape
+        shares = np.zeros((num, num_groups))
+        if self.groups is None and self.num_first <= 1:
+            tops_Mk = ranked(scores_MG, num)
+            for place in range(num):
+                shares[place] = np.bincount(tops_Mk[:, place], minlength=num_groups)
+            shares /= num_members
+            return shares
+        sizes_G = np.ones(num_groups) if self.groups is None else self.groups.sizes
+        for scores_G in scores_MG:
+            order = np.argsort(scores_G)
+            ascending = scores_G[order]
+            sums = np.concatenate([[0.0], np.cumsum(sizes_G[order])])
+            better_G = self.num - sums[np.searchsorted(ascending, scores_G, side="right")]
+            tied_G = self.num - sums[np.searchsorted(ascending, scores_G, side="left")] - better_G
+            for place in range(num):
+                there_G = (better_G <= place) & (place < better_G + tied_G)
+                shares[place] += there_G / tied_G
+        shares /= num_members
+        if self.groups is not None:
+            shares = shares[:, self.groups.of]
+        return shares
+
 
 def ranked(scores_MK: Array64, num: int) -> NDArray[np.int64]:
     """Return each row's `num` best candidates, best first, (M, num); of equal ones the first."""

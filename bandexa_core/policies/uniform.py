@@ -69,6 +69,7 @@ class Uniform:
         return Choice(
             chosen, scores_K[chosen], retrieved, share, propensities=propensities,
             all_propensities=partial(np.full, len(candidates), share),
+            all_places=lambda places: np.full((places, len(candidates)), share),
         )  # fmt: skip
 
     def select_many(
