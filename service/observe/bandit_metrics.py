@@ -18,6 +18,7 @@ from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.observed import SideCounts
+from service.serving.standing import Agreement
 
 _LE = [f'",le="{bound}"}} ' for bound in (*map(repr, PROPENSITIES), "+Inf")]
 
@@ -66,6 +67,14 @@ _OF_ARMS = (
 )
 
 
+_OF_AGREEMENT = (
+    ("agreement", "The share of values in whose decisions an arm and the bandit chose alike."),
+    ("agreement_low", "Lower end of the interval of that share, which holds whenever one looks."),
+    ("agreement_high", "Upper end of that interval."),
+)
+_REWARD_SHARE = "The share of all that was earned that was earned where both chose alike."
+
+
 _OF_METRICS = (
     ("lift", "What the bandit earns more than an arm of a reported metric, per decision."),
     ("lift_low", "Lower end of the interval of that, which holds whenever one looks."),
@@ -110,6 +119,8 @@ class _Traffic:
             "bandexa_reported_metric_mean", "Mean of a reported metric over these values."
         )
         self._arms = [_Family(f"bandexa_arm_{name}", text) for name, text in _OF_ARMS]
+        self._agreements = [_Family(f"bandexa_arm_{name}", text) for name, text in _OF_AGREEMENT]
+        self._reward_share = _Family("bandexa_arm_agreement_reward_share", _REWARD_SHARE)
         self._arm_metrics = [
             _Family(f"bandexa_arm_metric_{name}", text) for name, text in _OF_METRICS
         ]
@@ -165,6 +176,8 @@ class _Traffic:
             for family, number in zip(self._arms, numbers, strict=False):
                 if number is not None:
                     family.add(f'{label},arm="{arm.name}"', number)
+            if arm.agreement is not None:
+                self._add_agreement(f'{label},arm="{arm.name}"', arm.agreement)
             for metric, by in arm.metrics.items():
                 if by.lift is None:
                     continue
@@ -187,6 +200,15 @@ class _Traffic:
         ):
             if counts.observed.rows:
                 self._add_features(f'{label},side="{side}"', counts)
+
+    def _add_agreement(self, label: str, found: Agreement) -> None:
+        for family, number in zip(
+            self._agreements, [found.share.mean, *(found.share.interval or ())], strict=False
+        ):
+            if number is not None:
+                family.add(label, number)
+        if found.reward_share is not None:
+            self._reward_share.add(label, found.reward_share)
 
     def _add_features(self, label: str, counts: SideCounts) -> None:
         """Add the counts of the fields that an encoding has; of each only those above zero."""
@@ -221,8 +243,8 @@ class _Traffic:
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
             self._maturity, self._reported, self._means, self._join, *self._arms,
-            *self._arm_metrics, *self._challengers, self._objects,
-            self._values, self._hashes, self._drift,
+            *self._agreements, self._reward_share, *self._arm_metrics, *self._challengers,
+            self._objects, self._values, self._hashes, self._drift,
         ]  # fmt: skip
 
 

@@ -113,6 +113,19 @@ def test_an_apprentice_and_a_shadow_say_how_often_they_choose_like_the_bandit(ap
     assert pupil["share"]["num"] == 60
     assert pupil["share"]["mean"] > 0.5
     assert pupil["reward_share"] > pupil["share"]["mean"], "it agrees where more was earned"
+    lines = api.http.get("/metrics").text.splitlines()
+    for arm, found in (("control", pupil), ("dark", arms["dark"]["agreement"])):
+        label, share = f'{{bandit="{name}",arm="{arm}"}}', found["share"]
+        wanted = {
+            "": share["mean"],
+            "_low": share["low"],
+            "_high": share["high"],
+            "_reward_share": found["reward_share"],
+        }
+        for ending, number in wanted.items():
+            line = f"bandexa_arm_agreement{ending}{label} "
+            served = [float(each.removeprefix(line)) for each in lines if each.startswith(line)]
+            assert served == [pytest.approx(number)]
     kept = api.call("GET", f"/bandits/{name}/decisions/{made['x']['decision_id']}")
     assert kept["shadows"] == {"dark": "y"}
     assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
