@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bandexa_core.arms_spec import ArmSpec
 
 from bandexa_core.arms import Asked
 from bandexa_core.ids import DecisionId
@@ -14,6 +13,7 @@ from bandexa_core.limiting import LIMITED_PLACES
 from bandexa_core.limits import Bounds, LimitSpec, projected, projected_places
 from bandexa_core.rounding import drawn_list
 from bandexa_core.spec import SelectionSpec
+from bandexa_core.spec.arms import ArmSpec
 from tests.fixtures.matrices import spread
 
 IDS = ["a", "b", "c", "d", "e"]

@@ -124,8 +124,8 @@ def test_an_apprentice_and_a_shadow_say_how_often_they_choose_like_the_bandit(ap
         }
         for ending, number in wanted.items():
             line = f"bandexa_arm_agreement{ending}{label} "
-            served = [float(each.removeprefix(line)) for each in lines if each.startswith(line)]
-            assert served == [pytest.approx(number)]
+            (shown,) = [float(each.removeprefix(line)) for each in lines if each.startswith(line)]
+            assert shown == pytest.approx(number)
     kept = api.call("GET", f"/bandits/{name}/decisions/{made['x']['decision_id']}")
     assert kept["shadows"] == {"dark": "y"}
     assert kept["reproduced"] == {"action": True, "score": True, "propensity": True}
