@@ -43,6 +43,7 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
 STEADY_S = 10.0  # a process that lived as long is started again at once
 ENDS_WITHIN_S = 10.0  # beyond the times of the settings; then it is killed
 MAX_FOLDER = 90  # characters: those of a Unix socket's path are 107 at most
+BEAT_S = 1.0  # a process that serves says so often that its event loop turns
 _CHUNK = 1 << 16
 
 
@@ -60,6 +61,7 @@ class _Child:
         backoff_s: How long the next start waits.
         due: When it is started; None while it runs.
         failures: How many starts have failed, one after the other.
+        beaten: When its event loop turned last, as far as is known here.
     """
 
     number: int
@@ -71,6 +73,7 @@ class _Child:
     backoff_s: float = FIRST_BACKOFF_S
     due: float | None = None
     failures: int = 0
+    beaten: float = 0.0
 
     @property
     def name(self) -> str:
@@ -112,6 +115,7 @@ class Workers:
         self._ending = False
         self._announced = False
         self._status: int | None = None
+        self._looked = time.monotonic()
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit status."""
@@ -165,7 +169,7 @@ class Workers:
             self._end()
             return
         due = [child.due for child in self._children if child.due is not None]
-        wait_s = max(0.0, min(due) - time.monotonic()) if due else None
+        wait_s = max(0.0, min([*(when - time.monotonic() for when in due), BEAT_S]))
         for key, _ in self._selector.select(wait_s):
             if key.fd == self._woken:
                 with contextlib.suppress(BlockingIOError):
@@ -177,6 +181,23 @@ class Workers:
         for child in self._children:
             if child.due is not None and child.due <= now and self._status is None:
                 self._start(child)
+        self._kill_the_hung(now)
+
+    def _kill_the_hung(self, now: float) -> None:
+        """Kill the processes whose event loop does not turn: they are started again."""
+        hung_s = self._settings.process_timeout_s
+        if now - self._looked > hung_s / 2:  # this process stood still itself, and they with it
+            for child in self._children:
+                child.beaten = now
+        self._looked = now
+        for child in self._children:
+            if child.pid and child.url is not None and now - child.beaten > hung_s:
+                log.error(
+                    "%s (process %d) has not moved for %.0f s: it is killed", child.name, child.pid,
+                    now - child.beaten,
+                )  # fmt: skip
+                child.beaten = now
+                _signal(child.pid, signal.SIGKILL)
 
     # -- starting -----------------------------------------------------------------------------
 
@@ -219,14 +240,14 @@ class Workers:
                 settings = settings.model_copy(update={"drain_s": 0.0})
                 status = serve_process(
                     settings, listen_privately(keeper), place=KeeperPlace(hub, rates),
-                    beside=_ends_with(self._alive),
+                    beside=_beside(self._alive),
                 )  # fmt: skip
             else:
                 listener = listen(settings.host, settings.port, shared=True)
                 self._reserved.close()
                 status = serve_process(
                     settings, listener, self._certificate, Place(child.number, hub, keeper, rates),
-                    beside=_ends_with(self._alive),
+                    beside=_beside(self._alive),
                 )  # fmt: skip
         except Exception:  # the top of a process
             log.exception("the process %s fails", child.name)
@@ -235,7 +256,7 @@ class Workers:
             os._exit(status)
 
     def _read(self, child: _Child) -> None:
-        """Read what a process says: one line, once it serves."""
+        """Read what a process says: one line once it serves, then a byte in each second."""
         try:
             said = os.read(child.pipe, _CHUNK)
         except (BlockingIOError, OSError):
@@ -245,10 +266,14 @@ class Workers:
             os.close(child.pipe)
             child.pipe = -1
             return
-        child.said += said
-        if b"\n" not in child.said or child.url is not None:
+        child.beaten = time.monotonic()
+        if child.url is not None:
             return
-        child.url = json.loads(child.said.split(b"\n")[0])["url"]
+        child.said += said
+        lines = [line for line in child.said.split(b"\n")[:-1] if line]
+        if not lines:
+            return
+        child.url = json.loads(lines[0])["url"]
         child.failures = 0
         if child.number == KEEPER:
             for other in self._children:
@@ -350,12 +375,21 @@ class Workers:
                 _signal(child.pid, number)
 
 
-async def _ends_with(alive: int) -> None:
-    """End this process in order once the other end of a pipe is closed: its parent has ended."""
+async def _beside(alive: int) -> None:
+    """Say to the parent that this event loop turns, and end in order once the parent has ended.
+
+    Args:
+        alive: A pipe whose other end is closed by the parent's end.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(alive, ended.set)
-    await ended.wait()
+    os.set_blocking(1, False)  # a parent that reads nothing must not stop this loop
+    while not ended.is_set():
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(1, b"\n")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), BEAT_S)
     loop.remove_reader(alive)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -22,8 +22,10 @@ import heapq
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,10 +36,11 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group, ImportRow, learn_rows
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot
-from service.store.errors import StoreDamaged
+from service.store.errors import StoreDamaged, StoreUnreadable
 
 log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
+READ_AGAIN_S = 0.5  # while the database is away
 ReadRows = Callable[[LogPosition, LogPosition], Iterator[Group]]
 
 
@@ -65,11 +68,13 @@ class Applier:
         name: The bandit's name, for the server's log.
         model: The served model.
         load_import: Loads an imported snapshot by its version.
-        read: Returns the groups in (after, up_to]; called on the event loop.
+        read: Returns the groups in (after, up_to].
         on_failure: Called when a row could not be applied.
         after: Runs a function after the answers of a commit; None: in the loop's next turn.
+        reading: Where `read` is called; None: on the event loop, since rows are at hand.
 
     Attributes:
+        noted: Called with every group before it is applied.
         model: The model that is served now.
         load_import: As given.
         switch: Returns the model of another configuration that is served from a position on; None:
@@ -88,8 +93,11 @@ class Applier:
         read: ReadRows,
         on_failure: Callable[[], None],
         after: Callable[[Callable[[], None]], None] | None = None,
+        reading: Executor | None = None,
     ) -> None:
         self._after = after
+        self.reading = reading
+        self.noted: Callable[[Group], None] | None = None
         self._name = name
         self.model = model
         self.load_import = load_import
@@ -161,9 +169,10 @@ class Applier:
     def _apply_quick_rows(self) -> bool:
         """Apply groups until one takes long; returns whether all are applied."""
         model = self.model
-        if self.head - model.position > ROWS_AT_ONCE:
+        if self.head - model.position > ROWS_AT_ONCE or self.reading is not None:
             return False
         for group in self.read(model.position, self.head):
+            self._note(group)
             if _is_slow(model, group) or _is_replaced_by(model, group) or self._switches(group):
                 return False
             self._apply(group)
@@ -181,20 +190,41 @@ class Applier:
                     return
                 if self.model.position >= self.head:
                     break  # a model that was swapped in has the rows already
-                missing = LogPosition(self.model.position + 1)
-                for group in self.read(self.model.position, self.head):
-                    missing = LogPosition(0)
+                position, is_missing = self.model.position, True
+                for group in await self._rows():
+                    is_missing = False
+                    if not self._may_apply():
+                        break
+                    self._note(group)
                     if not await self._apply_slow_group(group):
                         break  # another model is served: it reads them again
                     await asyncio.sleep(0)  # however many rows wait, selects run in between
-                    if not self._may_apply():
-                        break
-                if missing:
+                if is_missing and self.model.position == position and not self._is_closed:
+                    missing = LogPosition(position + 1)
                     raise RowNotApplied(missing, StoreDamaged("it is not in the log"))
         except Exception as error:  # as above
             self._fail(error)
         finally:
             self._catching_up = None
+
+    async def _rows(self) -> Iterable[Group]:
+        """Return the next groups; while the database is away, wait for it."""
+        read = partial(self.read, self.model.position, self.head)
+        if self.reading is None:
+            return read()
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(self.reading, _some_of, read)
+            except StoreUnreadable as error:
+                if self._is_closed:
+                    return ()
+                log.warning("bandit %s: its log cannot be read now: %s", self._name, error)
+                await asyncio.sleep(READ_AGAIN_S)
+
+    def _note(self, group: Group) -> None:
+        if self.noted is not None:
+            self.noted(group)
 
     async def _apply_slow_group(self, group: Group) -> bool:
         """Apply a group; False where the model was replaced meanwhile."""
@@ -336,6 +366,10 @@ class Applier:
         if not self.round_due() or self._due_since is None:
             return 0.0
         return now - self._due_since
+
+
+def _some_of(read: Callable[[], Iterator[Group]]) -> list[Group]:
+    return list(itertools.islice(read(), ROWS_AT_ONCE))
 
 
 def _answer(done: asyncio.Future[bool], *, applied: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,9 +60,10 @@ class Bandit:
     """A live bandit.
 
     Args:
-        read: Returns its log rows in (after, up_to], in lists; called on the event loop.
+        read: Returns its log rows in (after, up_to], in lists.
         on_failure: Receives it when a log row could not be applied.
         after: See `Applier`.
+        reading: Likewise.
         totals: Of the metrics that were reported for it so far, by name.
         follows: Whether another process changes its configuration: it is then read from the log.
         salt: The key of the digests that are logged in place of personal values.
@@ -100,6 +102,7 @@ class Bandit:
         totals: Mapping[str, Totals] | None = None,
         *,
         follows: bool = False,
+        reading: Executor | None = None,
     ) -> None:
         self.record = record
         self.configurations = configurations or Configurations(record.spec)
@@ -119,10 +122,11 @@ class Bandit:
         self.has_objects = sides.contexts is not None or sides.actions is not None
         self.imported: dict[SnapshotVersion, Snapshot] = {}
         self.applier = Applier(
-            record.name, model, self._load_import,
-            partial(self._read_noting, read) if follows else partial(read, record),
-            partial(on_failure, self), after,
+            record.name, model, self._load_import, partial(read, record),
+            partial(on_failure, self), after, reading,
         )  # fmt: skip
+        if follows:
+            self.applier.noted = self._note
 
     @property
     def model(self) -> ServingModel:
@@ -163,15 +167,11 @@ class Bandit:
                 self.standing = None  # an equal configuration later begins anew
         self.applier.follow(row.position)
 
-    def _read_noting(
-        self, read: ReadLog, after: LogPosition, up_to: LogPosition
-    ) -> Iterator[Group]:
-        """Read log rows, and note the changes of the configuration among them."""
-        for group in read(self.record, after, up_to):
-            row = group.rows[0]
-            if isinstance(row, ConfigRow) and row.position not in self.configurations.positions:
-                self.configure(self.configurations.with_row(row))
-            yield group
+    def _note(self, group: Group) -> None:
+        """Note the change of the configuration that log rows bring."""
+        row = group.rows[0]
+        if isinstance(row, ConfigRow) and row.position not in self.configurations.positions:
+            self.configure(self.configurations.with_row(row))
 
     def configure(self, configurations: Configurations) -> None:
         """Take the configurations that its log has; another process has changed them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ from service.store.socket.client import SocketStore
 from service.store.socket.hub import Hub
 
 ADDED_AT_ONCE = 100  # recovered bandits; then the event loop goes on
+Following = tuple[LogReader, Executor]  # what reads a log, and the only thread that uses it
 
 
 @asynccontextmanager
@@ -180,11 +181,14 @@ def _live_bandit(
     store: EventStore,
     recovery: Recovery,
     delivery: Delivery,
+    following: Following | None = None,
 ) -> Bandit:
+    follower, reading = following or (reader, None)
     bandit = Bandit(
-        record, model, snapshots, reader.follow, recovery.failed, delivery.after,
+        record, model, snapshots, follower.follow, recovery.failed, delivery.after,
         store.ids.salt(record.uid), reader.configurations(record),
         reader.num_imported(record.key), reader.metrics(record.key), follows=store.shared,
+        reading=reading,
     )  # fmt: skip
     bandit.challengers = stored_challengers(reader, record.key)
     return bandit
@@ -239,16 +243,22 @@ async def replicating(
             for name in ("loader", "panels", "encoders", "actions")
         )
         delivery = Delivery(loop)
-        store = SocketStore(
-            place.hub, settings.database, place.own, settings.workers + 1, delivery.now
-        )
+        address = store_of(settings.data_dir, settings.store)
+        store = SocketStore(place.hub, address, place.own, settings.workers + 1, delivery.now)
         stack.callback(store.close)
         await store.connect()
-        reader = stack.enter_context(closing(store.follower()))
+        reader = stack.enter_context(closing(store.reader()))
+        following: Following | None = None
+        if isinstance(address, PostgresUrl):  # the rows of a file are at hand
+            follower = stack.enter_context(closing(store.follower()))
+            thread = ThreadPoolExecutor(1, thread_name_prefix="follower")
+            following = follower, stack.enter_context(thread)
         live = Bandits()
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
-            bandit = _live_bandit(record, snapshots, model, reader, store, recovery, delivery)
+            bandit = _live_bandit(
+                record, snapshots, model, reader, store, recovery, delivery, following
+            )
             bandit.applier.switch = partial(replica.switched, bandit)
             bandit.applier.skipped = lambda: bandit.configure(reader.configurations(record))
             live.add(bandit)

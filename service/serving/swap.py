@@ -221,7 +221,7 @@ def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
     num = applier.model.position - model.position
     if num == 0:
         return []
-    if num > ROWS_ON_LOOP or model.slow_encoder is not None:
+    if num > ROWS_ON_LOOP or model.slow_encoder is not None or applier.reading is not None:
         return None
     groups = list(applier.read(model.position, applier.model.position))
     slow = any(

@@ -43,6 +43,13 @@ class Settings(BaseModel):
         description="Processes that answer selects and rewards. More than one share one store,"
         " which a further process writes; see [scaling](scaling.md).",
     )
+    process_timeout_s: float = Field(
+        30.0,
+        ge=1.0,
+        le=3600.0,
+        description="With several workers: a process whose event loop has not turned for so many"
+        " seconds is killed and started again.",
+    )
     durability: Literal["commit", "os"] = Field(
         "commit",
         description="commit: answers wait for the disk and survive power loss; os: they survive a"
@@ -259,15 +266,6 @@ class Settings(BaseModel):
         folder = self.backup.folder
         if folder is not None and folder.resolve().is_relative_to(self.data_dir.resolve()):
             raise ValueError("backup.folder: must not be inside of data_dir")
-        return self
-
-    @model_validator(mode="after")
-    def _one_process_on_a_database(self) -> Self:
-        if self.store is not None and self.workers > 1:
-            raise ValueError(
-                "workers: several processes follow the file in data_dir; with `store`, a database,"
-                " there is one process"
-            )
         return self
 
     @model_validator(mode="after")

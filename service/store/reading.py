@@ -65,6 +65,9 @@ class LogReader(Reader, Protocol):
     def ids(self) -> DecisionIds:
         """The ids of the store's decisions."""
 
+    def newest_key(self, bandit: int) -> DecisionKey:
+        """Return the key of the newest decision; without one, the one before the first."""
+
     def epoch(self) -> int:
         """Return the epoch of the newest opening of the store."""
 

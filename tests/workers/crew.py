@@ -90,4 +90,9 @@ def crew_of(server: Server, num: int, api_of: Callable[[httpx.Client], Api]) -> 
 def killed(pid: int) -> None:
     """Kill a process, and wait until it is gone."""
     os.kill(pid, signal.SIGKILL)
-    poll(lambda: not Path(f"/proc/{pid}").exists(), f"the end of process {pid}")
+    poll(lambda: is_gone(pid), f"the end of process {pid}")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, and its parent has seen it."""
+    return not Path(f"/proc/{pid}").exists()

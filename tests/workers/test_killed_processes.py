@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from contextlib import suppress
-from typing import Any
+from functools import partial
 
-import httpx
 import pytest
 
 from tests.fixtures.api import Api
 from tests.fixtures.commands import bandexa
 from tests.fixtures.waiting import is_running, poll
-from tests.workers.crew import KEEPER, crew_of, killed
+from tests.workers.crew import KEEPER, crew_of, is_gone, killed
+from tests.workers.traffic import Traffic
 
 
 @pytest.fixture
@@ -22,79 +20,6 @@ def own_crew(start_server, api_of):
     server = start_server(None, "--workers", 2, env={"BANDEXA_KEEP_ALIVE_S": "3600"})
     with crew_of(server, 2, api_of) as crew:
         yield crew
-
-
-class Traffic:
-    """Selects and rewards over connections of its own, until it is stopped.
-
-    Attributes:
-        decided: The answered decisions: their ids and what was answered.
-        rewarded: The ids of the decisions whose rewards were answered.
-        refused: How many calls were refused with 503, each with a `Retry-After`.
-    """
-
-    def __init__(self, crew, name: str) -> None:
-        self._server, self._name = crew.server, name
-        self._stop = threading.Event()
-        self.decided: dict[str, dict[str, Any]] = {}
-        self.rewarded: list[str] = []
-        self.refused = 0
-        self.failed: list[str] = []
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(4)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, own: int) -> None:
-        number = 0
-        while not self._stop.is_set():
-            with suppress(httpx.TransportError), self._server.client() as client:
-                while not self._stop.is_set():
-                    number += 1
-                    decision_id = f"own-{own}-{number}"
-                    body = {
-                        "bandit": self._name, "context": [number % 7, 1.0],
-                        "decision_id": decision_id,
-                    }  # fmt: skip
-                    if not self._sent(client.post("/select", json=body), 200):
-                        continue
-                    self.decided[decision_id] = body
-                    report = {"decision_id": decision_id, "reward": number % 2}
-                    if self._sent(client.post("/reward", json=report), 200):
-                        self.rewarded.append(decision_id)
-
-    def _sent(self, answer: httpx.Response, expected: int) -> bool:
-        if answer.status_code == 503:
-            self.refused += 1
-            if int(answer.headers["retry-after"]) < 1:
-                self.failed.append("a Retry-After below a second")
-        elif answer.status_code != expected:
-            self.failed.append(answer.text)
-        return answer.status_code == expected
-
-    def goes_on(self) -> None:
-        """Wait until rewards have been answered for a while."""
-        before = len(self.rewarded)
-        poll(lambda: len(self.rewarded) > before + 40, "rewards go on")
-
-    def stop(self) -> None:
-        """Stop it, and check that nothing but 503 was answered."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        assert self.failed == []
-
-    def check(self, api: Api) -> None:
-        """Check that everything that was answered is stored once."""
-        first = next(iter(self.decided.values()))
-        # The other worker may have found the keeper again, and this one not yet.
-        poll(lambda: api.http.post("/select", json=first).status_code == 200, "the keeper")
-        for decision_id, body in self.decided.items():
-            repeated = api.call("POST", "/select", body)
-            assert repeated["decision_id"] == decision_id
-        for decision_id in self.rewarded:
-            number = int(decision_id.split("-")[-1])
-            status = api.reward(decision_id, 1 - number % 2)["status"]  # another value
-            assert status == "ignored", decision_id
 
 
 def test_whichever_process_is_killed_nothing_answered_is_lost(own_crew, tmp_path) -> None:
@@ -116,6 +41,28 @@ def test_whichever_process_is_killed_nothing_answered_is_lost(own_crew, tmp_path
     assert crew.server.stop() == 0
     checked = bandexa("verify", crew.server.data_dir, "--quiet")
     assert checked.returncode == 0, checked.stdout
+
+
+def test_a_process_that_hangs_is_killed_and_started_again(start_server, api_of) -> None:
+    environment = {"BANDEXA_KEEP_ALIVE_S": "3600", "BANDEXA_PROCESS_TIMEOUT_S": "3"}
+    server = start_server(None, "--workers", 2, env=environment)
+    with crew_of(server, 2, api_of) as crew:
+        name = crew.apis[1].two_actions()
+        traffic = Traffic(crew, name)
+        try:
+            for process in ("worker-1", KEEPER):
+                traffic.goes_on()
+                pid = crew.pids()[process]
+                os.kill(pid, signal.SIGSTOP)
+                poll(partial(is_gone, pid), f"{process} is killed")
+            traffic.goes_on()
+        finally:
+            traffic.stop()
+        with server.client() as client:
+            traffic.check(Api(client))
+    said = server.log_text()
+    assert "worker-1 (process" in said
+    assert said.count("has not moved for") >= 2
 
 
 def test_scores_go_on_while_the_keeper_is_away(own_crew) -> None:

@@ -23,7 +23,7 @@ from bandexa_core.log.rows import (
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
 from service.store.errors import LogTrimmed
-from service.store.identity import DecisionIds, is_older, key_at, time_of
+from service.store.identity import DecisionIds, first_key, is_older, key_at, time_of
 from service.store.memory.contents import HeldBandit
 from service.store.memory.evicted import evicted_rows
 from service.store.memory.log import LearnedRow
@@ -80,6 +80,11 @@ class MemoryReader(View):
         """See `LogReader.head`."""
         with self._reading() as contents:
             return contents.of(bandit).log.head
+
+    def newest_key(self, bandit: int) -> DecisionKey:
+        """See `LogReader.newest_key`."""
+        with self._reading() as contents:
+            return max(contents.of(bandit).decisions, default=first_key(bandit))
 
     def num_imported(self, bandit: int) -> int:
         """See `LogReader.num_imported`."""

@@ -1,7 +1,7 @@
 """The store of a process that does not have it open itself: it appends through the one that does.
 
 Decisions, reports and what these need go over a Unix socket; the log is followed in the database
-itself, which this process reads. Everything else is done by the process that has the store open.
+itself, a file or PostgreSQL. Everything else is done by the process that has the store open.
 It runs on the event loop. While the connection is lost, every append is refused with
 `Unavailable`, and so are those whose answers it took along: nobody knows whether they are stored,
 so their callers repeat them, by their ids. It connects again by itself.
@@ -14,7 +14,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,18 +29,15 @@ from bandexa_core.ids import (
 )
 from bandexa_core.log.contract import Outcome
 from service.observe.counters import WriterTimes
+from service.store.address import PostgresUrl, StoreAddress
 from service.store.clock import ClockState, ServiceClock
 from service.store.errors import StoreError, Unavailable
+from service.store.opening import log_uid, open_counting, open_history, open_reader
 from service.store.protocol import Done, FoundDecision, Logged, Step
 from service.store.reading import CountingReader, DecisionHistory, LogReader
 from service.store.records import BanditRecord, DecisionRecord, StoredAnswer
 from service.store.socket import messages as m
 from service.store.socket.frames import FrameStream
-from service.store.sqlite.connection import connect_reader
-from service.store.sqlite.counting import SqliteCountingReader
-from service.store.sqlite.history import History
-from service.store.sqlite.reader import StoreReader
-from service.store.sqlite.tables import decision_ids
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.05
@@ -81,7 +77,7 @@ class SocketStore:
 
     Args:
         address: The socket of the process that has the store open.
-        database: The database file.
+        database: The database.
         own: The number of this process, from 1 on.
         num: How many processes make decisions, the one that has the store open included.
         deliver: Runs a function on the event loop, and then what that leaves to be done.
@@ -90,23 +86,22 @@ class SocketStore:
     def __init__(
         self,
         address: Path,
-        database: Path,
+        database: StoreAddress,
         own: int,
         num: int,
         deliver: Callable[[Callable[[], None]], None],
     ) -> None:
         self._address = address
-        self._path = database
+        self._database = database
         self._own = own
         self._deliver = deliver
         self.shared = True
         self.epoch = 0
         self.clock = ServiceClock()
-        with closing(connect_reader(database)) as db:
-            self.ids = decision_ids(db, self.clock)
-            self._file = _identity(database)
+        self._keys = open_reader(database)
+        self.ids = self._keys.ids.with_clock(self.clock)
+        self._identity = _identity(database)
         self.ids.share = (own, num)
-        self._keys = StoreReader(database)
         self._bandits: dict[int, BanditRecord] = {}
         self._numbers = 0
         self._pending: dict[int, _Pending] = {}
@@ -180,14 +175,14 @@ class SocketStore:
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
                 continue
             try:
-                identity = _identity(self._path)
-            except OSError as error:  # it is being put back, for example
+                identity = await loop.run_in_executor(None, _identity, self._database)
+            except (OSError, StoreError) as error:  # it is being put back, for example
                 log.error("the database cannot be read: %s", error)
                 stream.close()
                 await asyncio.sleep(MAX_RETRY_S)
                 continue
-            if identity != self._file:
-                log.critical("%s is another file now: this process ends", self._path)
+            if identity != self._identity:
+                log.critical("%s is another log now: this process ends", self._database)
                 self.replaced = True
                 stream.close()
                 return
@@ -388,19 +383,19 @@ class SocketStore:
 
     def reader(self) -> LogReader:
         """See `EventStore.reader`."""
-        return StoreReader(self._path)
+        return open_reader(self._database)
 
     def follower(self) -> LogReader:
         """See `EventStore.follower`."""
-        return StoreReader(self._path)
+        return open_reader(self._database)
 
     def history(self) -> DecisionHistory:
         """See `EventStore.history`."""
-        return History(self._path)
+        return open_history(self._database)
 
     def counting(self) -> CountingReader:
         """See `EventStore.counting`."""
-        return SqliteCountingReader(self._path)
+        return open_counting(self._database)
 
     def close(self) -> None:
         """See `EventStore.close`; what was sent is stored, or nobody was told that it is."""
@@ -433,6 +428,9 @@ def _answer(done: Done[Any], result: Any, error: Exception | None) -> None:
         log.exception("a callback of the store failed")
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
+def _identity(database: StoreAddress) -> Any:
+    """Return what tells a database from another one that is put in its place."""
+    if isinstance(database, PostgresUrl):
+        return log_uid(database)
+    found = os.stat(database)
     return found.st_dev, found.st_ino

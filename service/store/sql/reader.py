@@ -117,7 +117,7 @@ class SqlReader(ABC):
         """The ids of the store's decisions."""
 
     def newest_key(self, bandit: int) -> DecisionKey:
-        """Return the key of a bandit's newest decision; without one, the one before its first."""
+        """See `LogReader.newest_key`."""
         found = self._connection.execute(
             "SELECT max(key) FROM decisions WHERE key >= ? AND key < ?",
             (first_key(bandit), first_key(bandit + 1)),
