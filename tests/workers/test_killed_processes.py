@@ -70,11 +70,12 @@ def test_scores_go_on_while_the_keeper_is_away(own_crew) -> None:
     one, two = crew.both
     name = one.two_actions()
     one.teach(name, [0.5, 1.0], "x", 1.0)
-    before = two.scores(name, [0.5, 1.0])
+    learned = one.scores(name, [0.5, 1.0])
+    poll(lambda: two.scores(name, [0.5, 1.0]) == learned, "the other worker has learned it")
     pid = crew.pids()[KEEPER]
     killed(pid)
     refused = crew.clients[1].post("/select", json={"bandit": name, "context": [0.5, 1.0]})
-    assert two.scores(name, [0.5, 1.0]) == before
+    assert two.scores(name, [0.5, 1.0]) == learned
     if refused.status_code != 200:  # else it was started again already
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1

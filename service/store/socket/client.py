@@ -186,6 +186,8 @@ class SocketStore:
                 self.replaced = True
                 stream.close()
                 return
+            if not stream.is_open:  # it ended while the database was looked at
+                continue
             said: asyncio.Future[m.Hello] = loop.create_future()
 
             def done(

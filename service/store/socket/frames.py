@@ -58,6 +58,11 @@ class FrameStream(asyncio.Protocol):
         self._transport = None
         self._lost(self)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has not ended."""
+        return self._transport is not None
+
     def send(self, frame: bytes) -> None:
         """Send a frame; one that is sent after the end goes nowhere."""
         if self._transport is not None:
