@@ -12,6 +12,7 @@ Shapes: K requested slots, M draws, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from bandexa_core.posterior.config import PosteriorConfig
 from bandexa_core.posterior.exceedances import LEAST_CANDIDATES, SparsePanel
 from bandexa_core.posterior.frame import Frame, doubles, frame_tensors, read_frame
 from bandexa_core.posterior.gaussian import REFRESH_EVERY, GaussianPosterior
-from bandexa_core.posterior.noise import expected_noise
+from bandexa_core.posterior.noise import expected_noise, expected_noise_of_one
 from bandexa_core.posterior.panels import OfEach, Shared, draw_scores
 from bandexa_core.posterior.rows import FloatArray, as_row
 from bandexa_core.posterior.stacked import STACKED_DIM, Found, Stacked
@@ -101,12 +102,20 @@ class SampledScores(NamedTuple):
 
     Attributes:
         scores: Less the centre, (B, M, K).
-        means, stds: What they have as mean and deviation where they are not scaled, (B, K).
+        means: What they have as mean, (B, K).
+        spreads: Their deviations in units of s where they are not scaled, (B, K).
+        noise: E[s2], of all of them or of each, (K,).
     """
 
     scores: FloatArray
     means: FloatArray
-    stds: FloatArray
+    spreads: FloatArray
+    noise: FloatArray | float
+
+    def std(self, row: int, index: int) -> float:
+        """Return the deviation of one of K, where it is not scaled; most are never asked for."""
+        noise = self.noise if isinstance(self.noise, float) else float(self.noise[index])
+        return math.sqrt(noise) * float(self.spreads[row, index])
 
 
 class DisjointPosterior:
@@ -221,7 +230,7 @@ class DisjointPosterior:
         """Expected noise variance that all slots share, where it is pooled or fixed."""
         if self.config.noise == "fixed":
             return self._noise_var
-        return float(expected_noise(*self._pooled_noise()))
+        return expected_noise_of_one(*self._pooled_noise())
 
     def statistics(self) -> dict[int, Statistics]:
         """Return copies of the exact sums of the slots that have learned something."""
@@ -407,7 +416,6 @@ class DisjointPosterior:
         if not asked.are_distinct:
             raise ValueError("slots must be distinct")
         mean_BK, spread_BK = self._moments(np.ascontiguousarray(z_BD), asked)
-        std_BK = np.sqrt(self._expected_noise(slots)) * spread_BK
         if self.config.noise == "fixed":
             noise: OfEach | Shared = self._noise_var
         elif self.config.pooled:
@@ -416,7 +424,7 @@ class DisjointPosterior:
             noise = self._noise_of_each(asked.slots_K)
         scores_BMK = draw_scores(rngs, num, noise, spread_BK, scale, mirrors=mirrored)
         scores_BMK += mean_BK[:, None]
-        return SampledScores(scores_BMK, mean_BK, std_BK)
+        return SampledScores(scores_BMK, mean_BK, spread_BK, self._expected_noise(slots))
 
     def sample_sparse(
         self,

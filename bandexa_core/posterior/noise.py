@@ -16,12 +16,22 @@ _GAMMA_FLOOR = 1e-150
 
 def noise_of(gammas: FloatArray, b: float | FloatArray) -> FloatArray:
     """Return s2 for draws from the gamma law with shape a."""
-    return b / np.maximum(gammas, _GAMMA_FLOOR)
+    return b / floored(gammas)
+
+
+def floored(gammas: FloatArray) -> FloatArray:
+    """Return gamma draws that can be divided by; with a shape of 1 or more all of them can."""
+    return np.maximum(gammas, _GAMMA_FLOOR)
 
 
 def noise_of_one(gamma: float, b: float) -> float:
     """Return `noise_of` for one draw, in a tenth of the time that arrays take."""
     return b / max(gamma, _GAMMA_FLOOR)
+
+
+def expected_noise_of_one(a: float, b: float) -> float:
+    """Return `expected_noise` for one law, in a tenth of the time that arrays take."""
+    return b / (a - 1.0 if a > 1.0 else a)
 
 
 def expected_noise(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:

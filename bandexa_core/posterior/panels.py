@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandexa_core.posterior.noise import noise_of
+from bandexa_core.posterior.noise import floored, noise_of
 from bandexa_core.posterior.rows import FloatArray
 from bandexa_core.posterior.state import State
 
@@ -79,11 +79,16 @@ def noise_numbers(
     eps_BHW = np.empty((len(rngs), half, width))
     gammas_BM1 = np.ones((len(rngs), num, 1))
     shape, rate = noise if isinstance(noise, tuple) else (None, noise)
-    for row, rng in enumerate(rngs):
+    for rng, eps_HW, gammas_M1 in zip(rngs, eps_BHW, gammas_BM1, strict=True):
         if shape is not None:
-            rng.standard_gamma(shape, out=gammas_BM1[row])
-        rng.standard_normal(out=eps_BHW[row])
-    return eps_BHW, scale * np.sqrt(noise_of(gammas_BM1, rate))
+            rng.standard_gamma(shape, out=gammas_M1)
+        rng.standard_normal(out=eps_HW)
+    deviations_BM1 = gammas_BM1 if shape is None or shape >= 1.0 else floored(gammas_BM1)
+    np.divide(rate, deviations_BM1, out=deviations_BM1)
+    np.sqrt(deviations_BM1, out=deviations_BM1)
+    if scale != 1.0:
+        deviations_BM1 *= scale
+    return eps_BHW, deviations_BM1
 
 
 def mirrored(eps_BHK: FloatArray, deviations_BM1: FloatArray) -> FloatArray:
