@@ -87,8 +87,12 @@ def _prepare(url: str) -> None:
         client.put_actions("large", [f"a{number}" for number in range(LARGE)])
 
 
-def measure(share: float) -> dict[str, float]:
+def measure(share: float, wanted: str = "") -> dict[str, float]:
     """Return the longest callback of each load, in milliseconds, and how many were above 5 ms.
+
+    Args:
+        share: Of the usual numbers of requests.
+        wanted: Part of the names of the loads that are run.
 
     Raises:
         ServerFailed, LoadFailed, BanditError, SubprocessError: It could not be measured.
@@ -101,13 +105,19 @@ def measure(share: float) -> dict[str, float]:
             _prepare(server.address)
             results: dict[str, float] = {}
             for name, plan in plans(server.address, share).items():
+                if wanted not in name:
+                    continue
                 assert plan.requests is not None
                 rate(replace(plan, requests=max(8, int(_WARM_UP * plan.requests))))
                 begun = time.time()
                 rate(plan)
                 found = stalls.read(path, begun)
                 for stall in found[:3]:
-                    print(f"{name}: {_MS * stall.seconds:.1f} ms in {stall.what}", flush=True)
+                    print(
+                        f"{name}: {_MS * stall.seconds:.1f} ms, {_MS * stall.collecting:.1f} of"
+                        f" them garbage collection, in {stall.what}",
+                        flush=True,
+                    )
                 results[f"{name}_ms"] = _MS * found[0].seconds if found else 0.0
                 results[f"{name}_above_5_ms"] = len(found)
     return results
@@ -117,10 +127,12 @@ def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
     parser = arguments("event_loop", __doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the usual numbers of requests")
+    parser.add_argument("--only", default="", help="part of the names of the loads that are run")
     given = parser.parse_args(argv)
     try:
-        results = measure(given.share)
+        results = measure(given.share, given.only)
     except (ServerFailed, LoadFailed) as error:
         print(f"benchmarks event_loop: {error}", file=sys.stderr)
         return 1
-    return report("event_loop", results, given.json, targets=TARGETS)
+    targets = {name: target for name, target in TARGETS.items() if given.only in name}
+    return report("event_loop", results, given.json, targets=targets)

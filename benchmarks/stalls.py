@@ -2,14 +2,17 @@
 
 `python -m benchmarks.stalls serve ...` is `bandexa serve` on asyncio's own loop, each callback of
 which is timed by the CPU time of the loop's thread: other processes and threads do not count. A
-callback that takes longer than `REPORTED_S` is a line of JSON in the file named by `STALLS_FILE`.
+callback that takes longer than `REPORTED_S` is a line of JSON in the file named by `STALLS_FILE`,
+and says how much of it was garbage collection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
+import threading
 import time
 from asyncio import events
 from collections.abc import Callable
@@ -22,11 +25,19 @@ COMMAND = ("-m", "benchmarks.stalls", "serve")
 
 
 class Stall(NamedTuple):
-    """One long callback: when it ended (seconds since the epoch), its CPU time, what it was."""
+    """One long callback.
+
+    Attributes:
+        ended: When it ended, in seconds since the epoch.
+        seconds: Its CPU time.
+        what: What it was.
+        collecting: How much of that time was garbage collection, in seconds.
+    """
 
     ended: float
     seconds: float
     what: str
+    collecting: float = 0.0
 
 
 def read(path: Path, since: float = 0.0) -> list[Stall]:
@@ -36,16 +47,37 @@ def read(path: Path, since: float = 0.0) -> list[Stall]:
     return sorted((one for one in found if one.ended > since), key=lambda one: -one.seconds)
 
 
+class _Collections:
+    """Adds up the CPU time of garbage collections in the thread that made it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begun = 0.0
+        self._thread = threading.get_ident()
+
+    def noted(self, phase: str, _: dict[str, int]) -> None:
+        """Note that a collection begins or has ended; see `gc.callbacks`."""
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._begun = time.thread_time()
+        else:
+            self.seconds += time.thread_time() - self._begun
+
+
 def watch(report: Callable[[Stall], None], above_s: float = REPORTED_S) -> None:
     """Time the callbacks of every asyncio loop of this process from now on."""
     run = events.Handle._run
+    collections = _Collections()
+    gc.callbacks.append(collections.noted)
 
     def timed(self: Any) -> None:
-        begun = time.thread_time()
+        begun, collected = time.thread_time(), collections.seconds
         run(self)
         seconds = time.thread_time() - begun
         if seconds > above_s:
-            report(Stall(time.time(), seconds, _name(self._callback)))
+            what, collecting = _name(self._callback), collections.seconds - collected
+            report(Stall(time.time(), seconds, what, collecting))
 
     events.Handle._run = timed  # type: ignore[method-assign]
 

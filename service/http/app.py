@@ -62,6 +62,7 @@ from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
 from service.observe.dashboard.noting import noting
+from service.serving.collection import collecting_when_idle
 from service.serving.engine import Engine
 from service.serving.guarding import guarding
 from service.serving.lifecycle import KeeperPlace, Place, replicating, running
@@ -181,6 +182,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         assert isinstance(app, App)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(collecting_when_idle())
             try:
                 if isinstance(process, Place):
                     await stack.enter_async_context(beside(app, process))

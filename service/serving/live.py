@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from bandexa_core.ids import BanditUid
 from service.serving.bandit import Bandit
-from service.serving.collection import ImportedModules
+from service.serving.collection import LastingObjects
 from service.serving.errors import BanditFailed, UnknownBandit
 from service.serving.recovery import SetAside
 from service.serving.reported_metrics import ReportedMetrics
@@ -32,7 +32,7 @@ class Bandits:
         self._by_uid: dict[BanditUid, Bandit] = {}
         self._records: dict[int, BanditRecord] = {}
         self._aside: dict[str, SetAside] = {}
-        self._modules = ImportedModules()
+        self._lasting = LastingObjects()
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def add(self, bandit: Bandit) -> None:
@@ -41,7 +41,7 @@ class Bandits:
         self._by_name[bandit.record.name] = bandit
         self._by_uid[bandit.record.uid] = bandit
         self._records[bandit.record.key] = bandit.record
-        self._modules.freeze()
+        self._lasting.freeze(len(self._by_name))
 
     def set_aside(self, bandit: SetAside) -> None:
         """Note a bandit that exists and cannot be served."""

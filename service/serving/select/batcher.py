@@ -25,7 +25,8 @@ from service.store.protocol import Done, EventStore
 from service.store.records import StoredAnswer
 
 AT_ONCE = 16
-WORK_AT_ONCE = 10_000  # candidates, which take up to five milliseconds; one select may have more
+WORK_AT_ONCE = 6_000  # candidates, which take some two milliseconds; one select may have more
+ALONE_WORK = 400  # candidates that take as long as what selects of one bandit have in common
 MOST_HELD = 256  # decisions of a batch that are committed together
 Stored = tuple[Drawn, StoredAnswer | None]
 
@@ -238,6 +239,7 @@ class DecisionBatcher:
                 continue
             found = plain.get(pending.bandit) if pending.plain else None
             if found is None:
+                work += ALONE_WORK
                 found = [], pending.work
                 groups.append(found[0])
                 if pending.plain:
