@@ -279,8 +279,8 @@ def choose(
         expected = expecteds[row]
         if ranking is None:
             is_best = served == best
-            votes = votes_of_best[row] if is_best else np.count_nonzero(winners_M == served)
-            group, votes = served, float(votes)
+            own = votes_of_best[row] if is_best else np.count_nonzero(winners_M == served)
+            group, votes = served, float(own)
             explored = expected != served
         else:
             group, votes = ranking.group(served), ranking.votes(winners_M, served)

@@ -24,8 +24,8 @@ from bandexa_core.posterior import GaussianPosterior
 from bandexa_core.posterior.panels import mirrored, noise_numbers
 
 Array64 = NDArray[np.float64]
-# Weights for each drawn number up to which the folded root draws them: more normal numbers then take
-# less time than a factorisation.
+# Weights for each number that is drawn up to which the folded root draws them: the normal numbers
+# take less time than a factorisation then.
 MOST_NUMBERS = 4
 LEAST_PIVOT = 1e-8  # of a variance: what is left of it when the ones before are known
 

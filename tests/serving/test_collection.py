@@ -24,7 +24,7 @@ def _old_garbage() -> weakref.ref[_Cycle]:
 def _make_young_objects() -> None:
     """Cause enough collections of young objects for a full one to be due by the usual rule."""
     for _ in range(40):
-        kept = [[] for _ in range(100_000)]
+        kept: list[list[int]] = [[] for _ in range(100_000)]
         del kept
 
 
