@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from bandexa_core.encoders.torch.dense import (
 from bandexa_core.encoders.torch.module import SplitModule, flatten
 
 MAX_LAYERS = 64
+MOST_KEPT = 1 << 18  # numbers of action parts in columns; more take little beside the layers
 FILM_SCALE = 0.5  # of the initial weights V: at first, actions scale the context's share by a half
 MODERATE = 32.0  # float32 is not used for larger inputs or action parts: its error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -139,6 +142,20 @@ class MLPEncoder(SplitModule):
         return features
 
 
+class _Columns(NamedTuple):
+    """Action parts in float32 and in columns.
+
+    Attributes:
+        of: The parts as they were given, (K, V).
+        parts: In columns, (V, K).
+        largest: The size of the largest of them.
+    """
+
+    of: weakref.ref[Array64]
+    parts: Array32
+    largest: float
+
+
 class MLPServing:
     """Serves an `MLPEncoder` in numpy: the same map, and the same split of its first layer."""
 
@@ -156,6 +173,7 @@ class MLPServing:
         self._w_xa32 = np.ascontiguousarray(w_xa, np.float32)
         self._columns = DenseColumns(module.layers)
         self._bounded = isinstance(module.layers[0], nn.Tanh)
+        self._last: _Columns | None = None
 
     def context_part(self, context: Raw) -> Array64:
         """See `SplitEncoder.context_part`."""
@@ -197,12 +215,13 @@ class MLPServing:
         """See `JointEncoder.combine_many`: in float32, unless inputs are large."""
         x_BX = flat64(contexts)
         z_BDK = np.empty((len(x_BX), self.feature_dim, len(action_parts)))
-        largest_B = np.maximum(np.abs(x_BX).max(axis=1), np.abs(action_parts).max())
+        columns = self._in_columns(action_parts)
+        largest_B = np.maximum(np.abs(x_BX).max(axis=1), columns.largest)
         float32_B = largest_B <= MODERATE
         if float32_B.all():
-            z_BDK[:, :-1] = self._columns_of(x_BX, action_parts)
+            z_BDK[:, :-1] = self._columns_of(x_BX, columns.parts)
         elif float32_B.any():
-            z_BDK[float32_B, :-1] = self._columns_of(x_BX[float32_B], action_parts)
+            z_BDK[float32_B, :-1] = self._columns_of(x_BX[float32_B], columns.parts)
         z_BDK[:, -1] = 1.0
         if not self._bounded:  # weights may be large, too
             float32_B &= np.isfinite(z_BDK).all(axis=(1, 2))
@@ -210,10 +229,20 @@ class MLPServing:
             z_BDK[row] = self.combine(self.context_part(contexts[row]), action_parts).T
         return z_BDK
 
-    def _columns_of(self, x_BX: Array64, action_parts: Array64) -> Array32:
+    def _in_columns(self, action_parts: Array64) -> _Columns:
+        """Return action parts in columns; those of the last array, which nobody changes, again."""
+        last = self._last
+        if last is None or last.of() is not action_parts:
+            parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
+            largest = float(np.abs(action_parts).max())
+            last = _Columns(weakref.ref(action_parts), parts_VK, largest)
+            if parts_VK.size <= MOST_KEPT:
+                self._last = last
+        return last
+
+    def _columns_of(self, x_BX: Array64, parts_VK: Array32) -> Array32:
         """Return the features in columns, (B, F, K); the context's share is summed in float64."""
         size = len(self._bias)
-        parts_VK = np.ascontiguousarray(action_parts.T, np.float32)
         given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
         given_BH1 = given_B1H.astype(np.float32).transpose(0, 2, 1)
         if self._modulates:
