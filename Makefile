@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The CPU build of torch is asked for by its exact version first: a range would pull CUDA packages.
 TORCH := torch==2.13.0
-# A file's tests stay with one worker, so that the servers they share start once. Bytecode is kept,
-# also where the environment says otherwise: every worker would compile all tests anew.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+# Tests are collected once, then three workers are forked; a file's tests stay with one, so that the
+# servers they share start once. Bytecode is kept, also where the environment says otherwise.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --forks 3
 TYPESCRIPT := clients/typescript
 NODE_MODULES := $(TYPESCRIPT)/node_modules/.package-lock.json
 # Which tests `test` and `check` run; `.ci/run` runs the slow ones as well.

@@ -13,7 +13,9 @@ from service import BLAS_THREADS
 os.environ[BLAS_THREADS] = "1"
 
 pytest_plugins = [
+    "tests.fixtures.matrices",
     "tests.fixtures.commands",
+    "tests.fixtures.forks",
     "tests.fixtures.servers",
     "tests.fixtures.api",
     "tests.fixtures.nodes",

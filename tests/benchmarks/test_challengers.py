@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bandexa_core.encoders import EncoderRegistry
 from benchmarks.in_process import InProcessClient
@@ -28,6 +29,7 @@ from service.tools.evaluate.cases import Case, Changes
 from service.tools.evaluate.learner import Learner
 
 
+@pytest.mark.slow
 def test_an_equal_challenger_is_not_found_better(tmp_path: Path) -> None:
     file = tmp_path / "challengers.json"
     short = [
@@ -47,6 +49,7 @@ def test_an_equal_challenger_is_not_found_better(tmp_path: Path) -> None:
     assert results["equal: found better"] <= 1
 
 
+@pytest.mark.slow
 def test_lifts_of_many_worlds_center_on_the_truth() -> None:
     """What learns the products of context and action earns .05 more than what does not."""
     better = worlds(CHAMPION | SUMS, PLAIN, 40, 4000, means=SMALL, rare=OFTEN)
@@ -94,6 +97,7 @@ def test_posteriors_in_closed_form_are_those_that_are_served() -> None:
         np.testing.assert_allclose(chances[0].std(axis=0), served.std(axis=0), rtol=0.15)
 
 
+@pytest.mark.slow
 def test_the_estimate_of_a_better_one_has_its_lift_in_its_interval() -> None:
     better = world(CHAMPION, PRODUCTS, 0, 2500)
     assert better.low < 0.05 < better.high

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.proofs.evaluation import main, open_bandit
 
 
+@pytest.mark.slow
 def test_intervals_hold_in_a_few_short_logs(tmp_path: Path) -> None:
     file = tmp_path / "evaluation.json"
     few = ["--runs", "20", "--rows", "300", "--wide", "1", "--worlds", "3"]

@@ -101,6 +101,7 @@ def damaged(
     return {name for name, count in audit(path, ledgers).items() if count}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("damage", "found"),
     [

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("forked_servers")
 DEVELOPMENT_SEED = 3
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("problem", "policy", "steps"),
     [

@@ -175,6 +175,7 @@ def test_a_dry_run_changes_nothing(run: Run, api, shop: str, tmp_path: Path) -> 
     assert (found["imported"], found["added_actions"]) == (NUM, ["x", "y"])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_metrics_go_from_log_to_log(api, run: Run, tmp_path: Path, suffix: str) -> None:
     """A bandit that learns of metrics gets them, and any other one the values that they made."""

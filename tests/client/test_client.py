@@ -244,6 +244,7 @@ def test_ready_reports_why_not(script: Script, client: BanditClient) -> None:
     assert found.trainer == TrainerState("idle", "idle", None, 0)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("status", "kind"), [(404, NotFound), (503, ServiceUnavailable), (200, ServiceFailed)]
 )

@@ -155,6 +155,7 @@ def test_actions_are_put_listed_and_retired(client: BanditClient, bandit: str) -
         client.put_actions(bandit, ["new"])
 
 
+@pytest.mark.few(1)
 def test_what_was_wrong_is_listed(client: BanditClient, bandit: str) -> None:
     assert client.findings(bandit).findings == ()
     state = client.set_mode(bandit, "frozen")

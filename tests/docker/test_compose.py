@@ -68,6 +68,7 @@ def test_every_bandexa_image_can_be_built():
         assert service["image"] == f"bandexa:{service['build']['target']}"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("workload", ["synthetic", "mnist", "two-tower"])
 def test_every_workload_is_simulated_with_the_key(workload):
     service = document("compose.yaml")["services"][f"simulate-{workload}"]

@@ -44,7 +44,7 @@ from tests.docs.pages import (
 from tests.fixtures.commands import forked_bandexa
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
-LONG = ("docs/tutorial.md",)  # its commands take half a minute
+LONG = ("docs/tutorial.md", "docs/evaluation.md")  # they take most of a minute
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from packaging.utils import canonicalize_name
 
 from docs.licences import PAGE, groups, installed, is_allowed, needed, page
@@ -14,6 +15,7 @@ PINNED = dict(
 )
 
 
+@pytest.mark.slow
 def test_the_page_is_what_is_installed_under_the_constraints() -> None:
     """If this fails, run `python -m docs.licences` and read the difference."""
     listed = re.findall(r"^\| ([\w.-]+) \| (\S+) \| ", PAGE.read_text(), re.MULTILINE)
@@ -28,6 +30,7 @@ def test_the_page_is_what_is_installed_under_the_constraints() -> None:
     assert PAGE.read_text() == page()
 
 
+@pytest.mark.slow
 def test_every_licence_allows_a_product_around_it() -> None:
     known = installed()
     names = set().union(*groups().values())

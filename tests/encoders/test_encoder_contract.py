@@ -19,6 +19,7 @@ def encoder(case, encoder_of):
     return encoder_of(case)
 
 
+@pytest.mark.few(12)
 def test_one_context_with_many_actions_equals_pair_by_pair(case, encoder):
     (context,), actions = case.contexts(1), case.actions(12)
     pairs = encoder.encode(np.repeat(context[None], 12, axis=0), actions)

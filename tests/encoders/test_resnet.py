@@ -65,6 +65,7 @@ def _moved(before: dict[str, torch.Tensor], module: nn.Module) -> set[str]:
 # -- shapes and parts -------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("options", "action_dim", "uses_action"),
     [
@@ -95,6 +96,7 @@ def test_the_default_size_follows_the_image(make_resnet) -> None:
         assert module._prepare(_images(shape, 1)).shape == (1, 3, size, size)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "resnet101", "resnet152"])
 def test_deeper_networks_are_there_by_name_and_stay_in_range(make_resnet, name: str) -> None:
     module = make_resnet(name)
@@ -137,6 +139,7 @@ def test_a_long_batch_goes_through_in_pieces(make_resnet, monkeypatch) -> None:
 # -- preprocessing ----------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("shape", [(28, 28), (50, 40), (28, 28, 3), (50, 40, 3), (32, 32)])
 def test_bytes_are_prepared_as_torchvision_does(make_resnet, shape: tuple[int, ...]) -> None:
     import_torchvision()
@@ -163,6 +166,7 @@ def test_floating_images_are_taken_as_they_are(make_resnet) -> None:
 # -- what is frozen ---------------------------------------------------------------------------
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("trainable", TRAINABLE, ids=str)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_frozen_part_and_the_rest_make_the_whole(make_resnet, trainable, training) -> None:
@@ -195,6 +199,7 @@ def test_equal_keys_mean_equal_activations(make_resnet) -> None:
     assert len({key, *(make_resnet(**other).frozen_key() for other in others)}) == 4
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("trainable", TRAINABLE, ids=str)
 def test_training_moves_what_is_trainable_and_nothing_else(make_resnet, trainable) -> None:
     module = make_resnet(trainable=trainable)
@@ -240,6 +245,7 @@ def test_a_snapshot_holds_what_is_trained_and_a_hash_of_the_rest(make_resnet) ->
     assert BASE_HASH not in module_tensors(make_resnet(trainable="all"))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("trainable", TRAINABLE, ids=str)
 def test_a_trained_module_comes_back_bit_for_bit(make_resnet, trainable) -> None:
     module = make_resnet(trainable=trainable, seed=1)

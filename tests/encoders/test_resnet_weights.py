@@ -46,6 +46,7 @@ def files(state, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.stem: path for path in root.iterdir()}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["zipped", "old", "plain"])
 def test_a_registered_file_is_what_the_backbone_starts_from(make_resnet, files, state, name):
     backbone = make_resnet(files=files, weights=name).backbone
@@ -75,6 +76,7 @@ def test_tensors_of_one_base_do_not_fit_another(make_resnet, files):
         load_module_tensors(make_resnet(), trained)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("weights", ["zipped", "old", "plain"])
 def test_a_file_of_another_architecture_is_refused(make_resnet, files, weights):
     for name in ("resnet34", "resnet50"):
@@ -87,6 +89,7 @@ def test_a_name_that_is_not_registered_is_refused_with_those_that_are(make_resne
         make_resnet(files=files, weights="unknown")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["zipped", "old", "plain"])
 def test_a_truncated_file_is_refused_at_once(files, tmp_path, name):
     data = files[name].read_bytes()

@@ -248,6 +248,7 @@ ENCODERS = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("name", "shape", "action_dim"), ENCODERS)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())

@@ -32,6 +32,7 @@ def _logged(rng: np.random.Generator, num: int = T) -> tuple[np.ndarray, np.ndar
     return np.where(chosen, 5.0, 0.0), rewards
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_value_is_never_outside_of_the_interval(method: Method) -> None:
     """After every 150th row of 20 logs: a bound of 5 % lets one miss. `benchmarks evaluation` has
@@ -63,6 +64,7 @@ def test_the_mixture_covers_the_running_mean_of_a_drifting_value() -> None:
         assert low <= 0.5 <= high
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", ["mixture", "betting"])
 def test_a_lift_is_covered_while_both_arms_drift(method: Method) -> None:
     missed = 0

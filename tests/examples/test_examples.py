@@ -21,6 +21,7 @@ CLIENT_BLOCKS = [  # `tests/docs` runs all of them; what this one prints is part
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.needs("curl")
 def test_the_curl_example_learns_the_best_offers(server):
     done = subprocess.run(

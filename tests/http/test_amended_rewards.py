@@ -38,6 +38,7 @@ def chosen(api: Any, name: str, decision_id: str) -> Any:
     return api.call("GET", f"/bandits/{name}/decisions/{decision_id}")["chosen"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("aggregate", ["first", "last", "sum", "mean"])
 def test_a_correction_replaces_the_value_exactly(api, aggregate):
     """The model is that of a bandit which got the right values at once."""

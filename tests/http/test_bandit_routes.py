@@ -261,6 +261,7 @@ def test_a_wrong_configuration_names_the_field_and_creates_nothing(
     assert api.call("GET", "/readyz")["status"] == "ready"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "change",
     [

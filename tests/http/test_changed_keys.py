@@ -59,6 +59,7 @@ def test_a_key_is_added_and_another_withdrawn(server: Server, path: Path) -> Non
     assert not any(key in server.log_text() for key in (FIRST, SECOND))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "wrong", ["", "keys = []", "[[keys]]\nname = 'x'", "\x00", "a = " + "[" * 3000]
 )

@@ -67,6 +67,7 @@ def test_what_is_no_number_is_named_with_its_place(api, problem, names, context,
         assert message == f"must be evenly nested lists of numbers {place}"
 
 
+@pytest.mark.few(32)
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(("dtype", "context"), CASES, ids=[f"{d}-{c[:24]}" for d, c in CASES])
 def test_a_context_that_does_not_fit_is_refused_wherever_it_is_sent(

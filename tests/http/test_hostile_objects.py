@@ -43,7 +43,7 @@ SPECS: list[dict[str, Any]] = [
     {"context": {"shape": [2]}, "action_dim": 1},
 ]
 TRIED = settings(
-    max_examples=75, deadline=None,
+    max_examples=25, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

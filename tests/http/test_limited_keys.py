@@ -42,7 +42,7 @@ def server(start_session_server, tmp_path_factory) -> Server:
 
 def call(server: Server, key: str, method: str, path: str, body: object = None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server.url, trust_env=False, headers=headers) as http:
+    with httpx.Client(base_url=server.url, trust_env=False, verify=False, headers=headers) as http:
         return http.request(method, path, json=body)
 
 

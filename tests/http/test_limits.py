@@ -86,6 +86,7 @@ def test_places_are_those_of_the_list_that_was_sent(api) -> None:
         assert api.select(name, [1, 0.5], all_propensities=True, **again) == answer
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", ["thompson", "squarecb", "greedy"])
 def test_floors_and_caps_hold_in_every_decision(api, method: str) -> None:
     """And what is logged is what was used: the probabilities of all add up to 1."""

@@ -147,7 +147,7 @@ def test_own_pages_followed_links_and_allowed_origins_pass(http) -> None:
 
 def elsewhere(server: Server, **options: Any) -> httpx.Client:
     url = server.url.replace("0.0.0.0", "127.0.0.1")
-    return httpx.Client(base_url=url, trust_env=False, **options)
+    return httpx.Client(base_url=url, trust_env=False, verify=False, **options)
 
 
 @pytest.mark.parametrize(

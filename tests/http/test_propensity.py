@@ -80,11 +80,11 @@ def test_propensities_lie_above_zero_and_at_most_at_one(api) -> None:
 def test_of_several_actions_the_propensity_is_the_firsts(api) -> None:
     """y is nearly certain: the list starts with it at a high propensity, or with x at the floor."""
     name = api.two_actions(selection={"epsilon": 0.5})
-    for _ in range(60):
+    for _ in range(25):
         api.teach(name, [0, 0], "x", 0.0)
         api.teach(name, [0, 0], "y", 1.0)
     firsts = set()
-    for _ in range(40):
+    for _ in range(20):
         answer = api.select(name, [0, 0], k=2)
         assert len(answer["actions"]) == 2
         assert answer["actions"][0]["id"] == answer["action"]["id"]
@@ -96,12 +96,12 @@ def test_of_several_actions_the_propensity_is_the_firsts(api) -> None:
 
 def test_each_place_has_its_propensity_in_the_answer_its_repeat_and_the_explanation(api) -> None:
     name = api.two_actions(selection={"epsilon": 0.5})
-    for _ in range(60):
+    for _ in range(25):
         api.teach(name, [0, 0], "x", 0.0)
         api.teach(name, [0, 0], "y", 1.0)
     assert api.select(name, [0, 0])["propensities"] is None
     orders = set()
-    for _ in range(40):
+    for _ in range(20):
         own = {"decision_id": api.fresh("places"), "k": 2}
         answer = api.select(name, [0, 0], **own)
         order = tuple(action["id"] for action in answer["actions"])

@@ -62,6 +62,7 @@ def report_in_parts(api: Any, name: str, aggregate: str) -> None:
         assert statuses[n] == ["applied"] + [later] * (len(parts) - 1)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("aggregate", FINAL)
 def test_what_is_learned_is_as_if_only_the_final_value_had_been_reported(api, aggregate) -> None:
     name, other = api.two_actions(rewards={"aggregate": aggregate}), api.two_actions()

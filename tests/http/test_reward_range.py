@@ -108,6 +108,7 @@ def test_a_range_that_was_changed_holds_for_open_decisions_too(api: Any) -> None
     assert report(api, decision, 7.0, 200)["status"] == "applied"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("policy", ["linear_ts", "neural_linear_ts"])
 def test_a_wrong_range_or_rule_can_be_changed_and_leaves_no_trace(api: Any, policy: str) -> None:
     """A relearned bandit is one that had the range from the start, also after corrections."""

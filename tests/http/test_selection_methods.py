@@ -69,6 +69,7 @@ def test_a_method_is_changed_on_a_live_bandit_and_back(api, taught) -> None:
     assert put(api, name, **before) == before
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(("method", "way"), spread(METHODS, WAYS))
 def test_every_decision_is_explained_as_it_was_served(api, taught, method, way) -> None:
     name = taught(selection={"method": method, "epsilon": 0.3, "gamma": 1.0})
@@ -123,6 +124,7 @@ def test_a_warm_up_is_uniform_under_every_method(api) -> None:
         assert (propensities == {0.5}) == (method == "uniform")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_catalogue_of_ten_thousand_is_selected_from(api, packed, envelope, method) -> None:
     num = 10_000

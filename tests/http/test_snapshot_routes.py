@@ -70,6 +70,7 @@ def put(api, name: str, data: bytes) -> Any:
     return api.http.put(f"/bandits/{name}/snapshot", content=data, headers=headers)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "forgetting"])
 def test_an_import_scores_exactly_as_the_exporter(api, shape: str) -> None:
     source = trained(api, **SHAPES[shape])
@@ -117,14 +118,15 @@ def test_imports_and_training_rounds_at_the_same_time_do_not_disturb_one_another
     copy = api.two_actions(**SHAPES["mlp"], training=TRAINING)
 
     with ThreadPoolExecutor(2) as pool:
-        imports = pool.map(lambda _: put(api, copy, data).status_code, range(40))
-        for _ in range(12):
+        imports = pool.map(lambda _: put(api, copy, data).status_code, range(20))
+        for _ in range(6):
             api.train(copy)
         assert set(imports) == {200}
-    assert api.train(copy)["snapshot"] == 12 + 40 + 1
+    assert api.train(copy)["snapshot"] == 6 + 20 + 1
     assert api.call("GET", "/readyz")["status"] == "ready"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "other",
     [
@@ -149,6 +151,7 @@ def means_by_id(api, name: str, context: Any) -> dict[str, float]:
     return {row["id"]: row["mean"] for row in api.scores(name, context)["scores"]}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("shape", "ids"), spread(["per_action", "mlp heads"], ["yx", "zywx"]))
 def test_learned_values_go_to_the_actions_of_the_same_ids(api, export, shape: str, ids) -> None:
     source = trained(api, **SHAPES[shape])
@@ -171,6 +174,7 @@ def test_learned_values_go_to_the_actions_of_the_same_ids(api, export, shape: st
         assert means_by_id(api, again, probe) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("shape", ["per_action", "mlp heads"])
 @pytest.mark.parametrize("ids", ["", "x", "zx"])
 def test_learned_values_of_actions_that_are_missing_are_a_conflict(
@@ -208,6 +212,7 @@ def with_other(data: bytes, tensor: str, change: Callable[[Any], Any]) -> bytes:
     return pack(manifest, tensors | {name: np.asarray(change(tensors[name]), np.float64)})
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("tensor", "shape"), spread([*REFUSED], ["per_action", "forgetting"]))
 def test_sums_that_are_not_those_of_rows_are_refused(
     api, problem, export, shape: str, tensor: str
@@ -222,6 +227,7 @@ def test_sums_that_are_not_those_of_rows_are_refused(
     assert put(api, copy, export(shape)).status_code == 200
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("tensor", "shape"), spread([*DERIVED], ["per_action", "forgetting"]))
 def test_of_a_posterior_that_is_not_what_its_sums_give_the_sums_are_served(
     api, export, shape: str, tensor: str
@@ -294,6 +300,7 @@ def test_snapshots_of_unknown_bandits_are_404(api, problem) -> None:
     problem(api.http.put(path, content=b"x"), 404, "unknown-bandit")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("constant", "shape"), spread([10.0, 2026.0, 1e7], ["joint", "per_action"])
 )

@@ -57,6 +57,7 @@ def test_rewards_after_a_swap_are_learned_on_top_of_it(api) -> None:
     assert api.train(name)["metrics"]["rows"] == 7
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("policy", ["linear_ts", "greedy", "uniform"])
 def test_without_an_encoder_to_train_a_snapshot_is_written_and_scores_stay(
     api, policy: str

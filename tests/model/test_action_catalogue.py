@@ -30,7 +30,7 @@ def _change(ids, features=None, enabled=True) -> CatalogueChange:
     return CatalogueChange(tuple(ActionId(i) for i in ids), features, flags)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(changes=CHANGES, action_dim=st.integers(0, 3))
 def test_the_fold_of_its_changes_is_what_plain_dictionaries_say(changes, action_dim):
     catalogue, number = _empty(action_dim), 0.0

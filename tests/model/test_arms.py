@@ -55,6 +55,7 @@ RULES = (
 METHODS = (arm("flat", 0.2, policy="uniform"), arm("best", 0.3, policy="greedy"))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("kind", "arms"), [("concat", RULES), ("per_action", METHODS), ("mlp", METHODS)]
 )
@@ -153,6 +154,7 @@ def test_decisions_drawn_together_are_those_drawn_one_by_one(grown, arms):
         assert alone.shadows == found.shadows
 
 
+@pytest.mark.slow
 def test_several_places_have_the_probability_of_the_mixture(grown):
     model = grown(arms=RULES, selection=SelectionSpec(epsilon=0.3))
     x = np.zeros(model.spec.context.shape, np.float32)

@@ -173,7 +173,7 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(spec=SPECS)
 def test_a_spec_comes_back_from_json_as_it_was(spec):
     text = json.dumps(dataclasses.asdict(spec), allow_nan=False)

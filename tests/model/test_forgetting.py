@@ -290,6 +290,7 @@ def test_the_model_is_that_of_final_values_weighted_by_their_age(
     assert found.num_rows < 0.9 * model.progress.num_learned
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("kind", ["concat", "per_action", "mlp", "mlp per action", "uniform"])
 @pytest.mark.parametrize("forgetting", [BY_COUNT, BY_TIME], ids=["count", "time"])
 def test_a_snapshot_and_the_tail_equal_never_stopping(

@@ -174,6 +174,7 @@ def _assert_same_to_rounding(found: ServingModel, expected: ServingModel) -> Non
 # -- a block and its rows ---------------------------------------------------------------------
 
 
+@pytest.mark.few(15)
 @pytest.mark.parametrize(
     ("name", "size", "forgetting"), spread(JOINT, SIZES, [NEVER, EVERY_10, EVERY_10_S])
 )
@@ -255,6 +256,7 @@ def test_uniform_counts_the_rows_of_a_block(wide, log_writer, new_model, apply_a
 # -- corrections ------------------------------------------------------------------------------
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(("name", "before"), spread([*JOINT, *DISJOINT], [0, 2, BLOCK_ROWS, 20]))
 def test_a_value_is_corrected_in_the_block_that_learned_it_first(
     name, before, wide, log_writer, new_model, apply_all
@@ -343,6 +345,7 @@ def test_a_model_knows_beforehand_which_groups_forget(
 # -- features that are not finite -------------------------------------------------------------
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("name", "size", "value"),
     spread(["concat", "bilinear", "mlp", "per_action"], [5, 29], [1e300, np.inf, np.nan]),
@@ -397,6 +400,7 @@ def test_a_block_of_nothing_else_changes_the_counts_alone(size, wide, log_writer
 # -- replays ----------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 def test_two_replays_of_the_same_groups_are_equal_to_the_bit(
     spec, log_writer, new_model, publish, snapshots, assert_same_state
 ):
@@ -441,7 +445,7 @@ def test_the_same_rows_grouped_otherwise_are_equal_to_rounding_alone(
         assert not np.array_equal(first, second)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     name=st.sampled_from(["concat", "bilinear", "per_action", "mlp"]),
     parts=st.lists(st.integers(1, 60) | st.sampled_from("cax"), min_size=1, max_size=12),
@@ -478,6 +482,7 @@ def test_no_grouping_of_any_log_moves_the_model(
 # -- successors -------------------------------------------------------------------------------
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("forgetting", [NEVER, EVERY_10], ids=["never", "rows"])
 @pytest.mark.parametrize("name", [*JOINT, *DISJOINT, "uniform"])
 def test_a_successor_equals_apply_and_leaves_the_model_as_it_was(

@@ -133,6 +133,7 @@ def test_limits_that_do_not_bind_change_no_bit(grown):
         assert (mine.scores[0], mine.propensity) == (own.scores[0], own.propensity)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("kind", "arms"),
     spread(

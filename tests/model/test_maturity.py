@@ -89,6 +89,7 @@ def test_a_new_offer_that_is_better_has_half_of_the_decisions_within_three_windo
     assert shares_of_the_new_offer(0.6, "auto", seed)[0] > 0.5
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_before_the_close_where_that_is_asked_for():
     """The new offer is then tried for a whole window before anything is known of it."""
     early, later = shares_of_the_new_offer(0.05, "close", 1)
@@ -96,6 +97,7 @@ def test_nothing_is_learned_before_the_close_where_that_is_asked_for():
     assert later < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *slow(2)])
 def test_values_that_are_learned_as_they_are_reported_favour_what_is_new(seed):
     """All that is known of an offer in its first window are clicks."""

@@ -75,6 +75,7 @@ def _train(policy, rows, actions, seed: int = 1):
     return state
 
 
+@pytest.mark.few(5)
 def test_the_same_log_gives_the_same_model(
     spec, log_writer, new_model, apply_all, assert_same_state
 ):
@@ -85,6 +86,7 @@ def test_the_same_log_gives_the_same_model(
     assert_same_state(second, first)
 
 
+@pytest.mark.few(4)
 def test_a_snapshot_and_the_tail_equal_never_stopping(
     spec, log_writer, new_model, apply_all, publish, snapshots, assert_same_state
 ):
@@ -121,6 +123,7 @@ def test_a_refresh_of_the_posterior_falls_on_the_same_row_after_a_restart(
         assert_same_state(loaded, model)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["mlp", "mlp per action", "two_tower", "conv", "conv fused"])
 def test_a_swap_after_training_repeats_bit_for_bit(
     specs, name, log_writer, new_model, apply_all, publish, snapshots, assert_same_state

@@ -114,6 +114,7 @@ def test_a_declared_range_widens_the_bounds_by_its_width_on_each_side() -> None:
     assert RewardBounds((5, 6), values).current() == pytest.approx((0.3, 7.0))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("rate", [0.002, 0.004, 0.01])
 def test_rare_purchases_are_learned_as_they_are_from_the_fourth_on(rate: float) -> None:
     for seed in range(5):

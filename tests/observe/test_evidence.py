@@ -242,6 +242,7 @@ def test_delays_that_moved_are_noticed() -> None:
 # -- quiet -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("world", range(2))
 def test_thirty_quiet_days_have_no_finding(world: int) -> None:
     """600 values a day of a bandit that serves the best action of each context with a floor of

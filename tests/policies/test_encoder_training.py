@@ -110,7 +110,7 @@ def test_trained_features_explain_new_rows_better(
     unseen = make_rows(300, seed=1)
     policy.rebuild(replay, 256)
     before = _error(policy, unseen)
-    policy.train(replay, {}, plan(steps=300))
+    policy.train(replay, {}, plan(steps=150))
     assert _error(policy, unseen) < 0.7 * before
 
 
@@ -146,6 +146,7 @@ def test_after_a_round_the_posterior_is_that_of_the_trained_features(
         np.testing.assert_allclose(trained.statistics().zz, z_ND.T @ z_ND, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.few(2)
 def test_two_rounds_equal_save_load_and_the_second_round(
     way, build, rows_for, fill_replay, plan, heads_of, assert_same
 ):

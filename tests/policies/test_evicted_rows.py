@@ -69,7 +69,7 @@ def test_a_round_learns_from_what_was_evicted(make_neural, make_rows, fill_repla
 
     def error(replay, weights) -> float:
         policy = make_neural("mlp")
-        policy.train(replay, {}, plan(num_rows=len(rows), steps=600), weights)
+        policy.train(replay, {}, plan(num_rows=len(rows), steps=300), weights)
         z_ND = policy.features(probes.contexts, probes.actions)
         return float(np.mean((z_ND @ policy.posterior.mean - probes.rewards) ** 2))
 

@@ -17,8 +17,9 @@ from bandexa_core.policies import Candidates
 from bandexa_core.policies.laws import GapLaw, inverse_gaps
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.ties import Ranking
+from tests.fixtures.matrices import spread
 
-NUM = 4000
+NUM = 2000
 LEAST_P = 1e-3
 WAYS: dict[str, dict[str, Any]] = {
     "concat": {"encoder": "concat"},
@@ -29,6 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 SQUARECB = Exploration(64, 0.1, method="squarecb", gamma=40.0)
 GREEDY = Exploration(64, 0.1, method="greedy")
+EXPLORATIONS = {"squarecb": SQUARECB, "greedy": GREEDY}
 
 
 def assert_law(counts: Any, probabilities: Any) -> None:
@@ -86,6 +88,7 @@ def test_probabilities_sum_to_one_and_fall_with_the_gap(num: int) -> None:
     assert (np.diff(shares[np.argsort(means)]) >= 0.0).all()
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     "means", [[0.9, 0.1, 0.5, 0.4], [0.5, 0.5, 0.2, 0.5], [0.7, 0.3, 0.3, 0.3]]
 )
@@ -131,14 +134,13 @@ def test_few_of_a_large_catalogue_explore_as_a_small_one_does() -> None:
     assert (few[3:] == 0.0).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("exploration", [SQUARECB, GREEDY], ids=["squarecb", "greedy"])
+@pytest.mark.parametrize(("way", "method"), spread([*WAYS], [*EXPLORATIONS]))
 def test_served_actions_are_as_frequent_as_their_exact_propensities(
-    learned, candidates_of, decision_rng, way, exploration
+    learned, candidates_of, decision_rng, way, method
 ) -> None:
     """By the closed form over the means that `score` returns, with the floor of a tenth."""
     policy, context = learned(way)
-    candidates = candidates_of(4)
+    candidates, exploration = candidates_of(4), EXPLORATIONS[method]
     means, _ = policy.score(context, candidates)
     shares = (means == means.max()).astype(float)
     if exploration.method == "squarecb":

@@ -155,14 +155,14 @@ def _served(decision: Frozen, exploration: Exploration, num: int, seed: int) -> 
 
 
 def test_the_mean_logged_propensity_is_the_actions_probability(freeze):
-    """200 frozen decisions against 2e4 oracle draws each, in one chi-square.
+    """96 frozen decisions against 2e4 oracle draws each, in one chi-square.
 
     The members of all repeats are iid draws of one law, so the mean vector, freed of the floor,
     is a multinomial's frequencies: that variance is the one tested against.
     """
     oracle_rng, rng = np.random.default_rng(1), np.random.default_rng(2)
     total, freedom, tops = 0.0, 0, []
-    for number in range(200):
+    for number in range(4 * len(KINDS)):
         decision = freeze(*KINDS[number % len(KINDS)], seed=number)
         num = len(decision.candidates)
         exploration = Exploration(
@@ -183,9 +183,9 @@ def test_the_mean_logged_propensity_is_the_actions_probability(freeze):
         tops.append(oracle_K.max() / ORACLE_DRAWS)
         statistic, dof = _homogeneity(votes_K.round(), oracle_K)
         total, freedom = total + statistic, freedom + dof
-    assert freedom > 400
+    assert freedom > 200
     assert min(tops) < 0.25
-    assert sum(top > 0.95 for top in tops) >= 10
+    assert sum(top > 0.95 for top in tops) >= 5
     assert stats.chi2.sf(total, freedom) > LEAST_P
 
 
@@ -288,7 +288,7 @@ def test_without_the_floor_panels_that_miss_a_rare_action_bias_its_estimate(rare
 
 def test_a_panel_of_any_size_serves_what_a_single_draw_would(freeze):
     total, freedom = 0.0, 0
-    for number, kind in enumerate(KINDS[1::2]):
+    for number, kind in enumerate(KINDS[1::4]):
         decision = freeze(*kind, seed=2000 + number)
         alone = _served(decision, Exploration(1), 1500, seed=number)
         for version in VERSIONS:
@@ -296,7 +296,7 @@ def test_a_panel_of_any_size_serves_what_a_single_draw_would(freeze):
             first = _served(decision, exploration, 1500, seed=100 * version + number)
             statistic, dof = _homogeneity(alone, first)
             total, freedom = total + statistic, freedom + dof
-    assert freedom > 20
+    assert freedom > 10
     assert stats.chi2.sf(total, freedom) > LEAST_P
 
 
@@ -363,6 +363,7 @@ def test_of_several_picks_the_propensity_is_the_firsts(freeze):
 # -- retrieval -----------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("encoder", ["two_tower", "mlp", "per_action"])
 def test_retrieval_leaves_every_offered_action_its_floor(freeze, encoder):
     decision = freeze(encoder, NIG, 8, 8.0, seed=5)
@@ -395,6 +396,7 @@ def test_the_uniform_policys_propensity_ignores_the_exploration(candidates_of):
     assert choice.propensity == 1 / 5
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("panel", [2, 3, 4, 5])
 def test_small_panels_too_weigh_what_is_served_without_bias(panel):
     """Mirrored members only where each has one: given its panel, an action is served as logged."""

@@ -9,8 +9,7 @@ from bandexa_core.policies import Candidates
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.ties import ranked
 from bandexa_core.policies.uniform import Uniform
-
-ENCODERS = ["concat", "two_tower", "mlp", "per_action"]
+from tests.fixtures.matrices import slow
 
 
 @pytest.mark.parametrize("num", [1, 2, 5, 8])
@@ -23,7 +22,7 @@ def test_a_ranking_is_that_of_a_stable_sort(num: int) -> None:
         assert np.array_equal(ranked(scores, num), expected)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", ["two_tower", "per_action", *slow("concat", "mlp")])
 def test_each_action_has_each_place_as_often_as_its_propensities_say(
     make, make_rows, learn_all, candidates_of, encoder: str
 ) -> None:
@@ -82,7 +81,7 @@ def test_a_greedy_ranking_is_certain_and_a_uniform_one_even(
     assert Uniform().select(context, candidates, rng).propensities is None
 
 
-@pytest.mark.parametrize("encoder", ["concat", "mlp", "two_tower"])
+@pytest.mark.parametrize("encoder", ["mlp", *slow("concat", "two_tower")])
 def test_variants_share_their_places(make, make_rows, learn_all, candidates_of, encoder) -> None:
     policy, rows = make(encoder), make_rows(12)
     learn_all(policy, rows)

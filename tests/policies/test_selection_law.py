@@ -94,6 +94,7 @@ def test_two_actions_with_known_noise_follow_the_normal_law(
     _assert_law(_counts(policy, context, candidates, decision_rng), [p, 1 - p])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("noise", ["fixed", "nig"])
 @pytest.mark.parametrize(
     ("encoder", "exploration"),
@@ -119,6 +120,7 @@ def test_a_shared_posterior_is_sampled_jointly_over_all_candidates(
     _assert_law(_counts(policy, context, candidates, decision_rng, exploration), probabilities)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("noise", ["fixed", "nig"])
 @pytest.mark.parametrize(
     ("encoder", "exploration"), [("per_action", ALONE), ("mlp", ALONE), ("per_action", SECOND)]

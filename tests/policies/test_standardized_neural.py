@@ -134,6 +134,7 @@ def test_what_is_served_are_the_features_trained_on(
             np.testing.assert_allclose(policy.score(x, candidates)[0], means, atol=1e-9)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("encoder", ["mlp", "two_tower"])
 def test_the_units_of_the_contexts_hardly_matter_to_what_is_learned(
     make_neural, raw_neural, make_rows, fill_replay, plan, encoder

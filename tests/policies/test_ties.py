@@ -64,6 +64,7 @@ def scene(make, make_rows, learn_all, candidates_of):
     return build
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_weights_by_propensity_are_right_for_every_variant(scene, encoder, cached):
@@ -84,6 +85,7 @@ def test_weights_by_propensity_are_right_for_every_variant(scene, encoder, cache
         assert ((counts - mean) ** 2 / mean).sum() < 4 * len(counts), "chi-square"
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("num", [1, 4])
 @pytest.mark.parametrize("retrieve", [None, 1, 2, 5, 8])
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -105,6 +107,7 @@ def test_a_ballot_has_the_propensity_of_what_is_served(scene, encoder, retrieve,
             assert set(choice.chosen.tolist()) <= set(choice.retrieved.tolist())
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_what_is_served_without_exploring_has_a_vote(scene, encoder, caplog):
     """Votes counted behind the answer as well; the log would say that the two disagree."""

@@ -109,6 +109,7 @@ def _learn_online(
     return state
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("noise", ["fixed", "nig"])
 @pytest.mark.parametrize("chunk", [7, 4096])
 def test_a_weighted_rebuild_equals_the_posterior_that_forgot_online(

@@ -37,6 +37,7 @@ def _everything(rng, mean_K, spread_K, noise, num) -> np.ndarray:
     return values
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("scene", SCENES)
 def test_winners_and_values_have_the_law_of_all_that_are_drawn(scene, noise):

@@ -8,6 +8,7 @@ from bandexa_core.posterior import REFRESH_EVERY, GaussianPosterior, PosteriorCo
 NEVER = 10**9
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("noise", ["nig", "fixed"])
 def test_a_hundred_thousand_updates_do_not_drift(noise):
     """Relative error against one factorisation of the same sums, with no refresh in between."""

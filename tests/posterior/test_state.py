@@ -31,6 +31,7 @@ def _assert_identical(one: GaussianPosterior, other: GaussianPosterior) -> None:
 # Rows wait in 64s, moves of very many weights in 16s (counted from each correction on), and a
 # refresh comes after 150: stops before, at and after each of them. A large one continues past the
 # next of each.
+@pytest.mark.few(16)
 @pytest.mark.parametrize("stop", [0, 1, 15, 16, 17, 40, 43, 44, 45, 63, 64, 65, 143, 144, 145, 200])
 @pytest.mark.parametrize(
     ("noise", "dim", "more"),

@@ -113,6 +113,7 @@ def test_a_deletion_that_was_cut_short_is_finished(restarted, rig):
     rig.feed(node, "half-deleted", 0, 3)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("how", REPLAYS)
 def test_a_damaged_replay_is_rebuilt_from_the_log(restarted, rig, how):
     node, before = restarted

@@ -109,6 +109,7 @@ def rewarded(node: Any, rig: Any) -> list[str]:
     return rewards
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("how", "durability"), [("full", "commit"), ("short", "os")])
 def test_a_full_disk_refuses_and_recovers_by_itself(
     launch: Callable[..., Any], rig: Any, disk: Disk, how: str, durability: str

@@ -126,6 +126,7 @@ def test_nothing_of_her_is_left_in_any_file(erased, rig):
     assert traces(node, rig) == {}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_what_it_would_be_without_her(erased, without_her, name):
     node, *_ = erased

@@ -314,6 +314,7 @@ def test_new_decisions_come_after_the_old_ones(served):
         assert served.node.call("POST", "/reward", report)["status"] == "duplicate"
 
 
+@pytest.mark.slow
 def test_all_of_it_holds_after_a_kill(served):
     """The last one of these tests."""
     node = served.node

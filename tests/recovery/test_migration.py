@@ -376,6 +376,7 @@ def dump(path: Path, *without: str) -> list[str]:
         return [line for line in db.iterdump() if not any(text in line for text in without)]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_process_killed_in_the_middle_leaves_the_old_version(tmp_path, moment):
     root, undisturbed = tmp_path / "data", tmp_path / "undisturbed.db"
@@ -459,6 +460,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("what", DAMAGE)
 def test_what_was_wrong_before_is_migrated_and_found_afterwards(tmp_path, what):
     """It fails its own bandit at most: the others are served."""

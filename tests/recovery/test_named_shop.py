@@ -152,6 +152,7 @@ def test_the_store_has_no_padding(shop):
     assert change < 1000
 
 
+@pytest.mark.slow
 def test_a_linear_bandit_crosses_the_fields_that_matter(shop):
     """The crosses are those of its snapshot: what it serves survives kills, and is verified."""
     shop.call("PUT", "/bandits/linear", SPEC | {"policy": "linear_ts"})
@@ -197,6 +198,7 @@ def test_an_export_decides_as_the_original(shop, launch):
     assert refused.status_code in (409, 422), refused.text
 
 
+@pytest.mark.slow
 def test_a_backup_goes_on(shop, launch, tmp_path):
     dest = tmp_path / "copy"
     done = bandexa("backup", shop.data_dir, dest)

@@ -134,7 +134,7 @@ def test_a_model_is_imported_in_a_round(node, rig):
     rig.feed(node, "exporter", 0, 40)
     node.train("exporter")
     export = node.http.get("/bandits/exporter/snapshot").content
-    start_long_round(node, rig, "importer", 2000)
+    start_long_round(node, rig, "importer", 800)
     answer = node.http.put("/bandits/importer/snapshot", content=export).json()
     assert in_state(node, "training"), "the import came in the middle of the round"
     rig.poll(lambda: in_state(node, "idle"), "the end of the round")

@@ -64,6 +64,7 @@ def test_repeated_selects_get_the_stored_answers(upgraded):
         assert found == new | select["answer"]
 
 
+@pytest.mark.few(1)
 def test_stored_decisions_are_drawn_again(upgraded):
     node, answers = upgraded
     drawn = 0
@@ -87,6 +88,7 @@ def test_new_selects_get_the_answers_that_the_release_gave(upgraded):
         assert found["propensity"] == pytest.approx(expected["propensity"], rel=1e-9)
 
 
+@pytest.mark.few(1)
 def test_every_bandit_learns_and_trains_on(upgraded):
     node, answers = upgraded
     for name, before in answers["bandits"].items():

@@ -48,6 +48,7 @@ def test_the_page_has_a_path_from_every_saved_directory() -> None:
     assert {release.partition("-")[0] for release in RELEASES} == named
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("release", [quick_or_slow(release) for release in RELEASES])
 def test_what_was_backed_up_before_the_upgrade_is_restored_in_its_own_format(
     release: str, launch, tmp_path: Path

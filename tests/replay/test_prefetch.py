@@ -75,6 +75,7 @@ def test_prefetched_rows_are_those_of_a_plain_loop(
     assert ahead.random() == plain.random()
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("cache_shards", [1, 3, 16])
 @pytest.mark.parametrize("read_threads", [1, 2, 8])

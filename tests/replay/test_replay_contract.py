@@ -203,6 +203,7 @@ def test_invalid_corrections_are_refused_and_change_nothing(
     assert_same(content(replay), make_rows(layout, [1, 2]))
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("capacity", [1, 4, 6, 100])
 @pytest.mark.parametrize("batch", [1, 5, 40])
 def test_the_newest_rows_remain_within_the_capacity(

@@ -79,6 +79,7 @@ def _run(root: Path, fs, log: list[Event], make_rows, capacity) -> None:
         _follow(replay, log, make_rows, 4)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("capacity", [None, 7])
 @pytest.mark.parametrize("how", ["process", "lost", "zeroed"])
 def test_following_the_log_again_repairs_a_crash_at_any_step(
@@ -258,6 +259,7 @@ class DiskReplayMachine(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("capacity", [None, 8])
 def test_a_replay_equals_a_list_after_any_sequence_of_operations(
     capacity, make_rows, plain_model, no_sync
@@ -273,7 +275,7 @@ def test_a_replay_equals_a_list_after_any_sequence_of_operations(
         },
     )
     run = settings(
-        max_examples=40,
+        max_examples=20,
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -58,7 +58,7 @@ FITTED = [
         ],
     ),
 ]  # fmt: skip
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 STORED = FITTED[3].to_json()
 
 

@@ -33,6 +33,7 @@ def _ridge(x: Array64, y: Array64, at: Array64) -> Array64:
     return predicted
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("num", "share"), [(300, 0.75), (1500, 0.5)])
 def test_fitted_rows_predict_better_than_hashed_ones(num, share):
     fitted, first = [], []

@@ -282,6 +282,7 @@ def test_a_better_challenger_is_promoted_by_its_rule(api) -> None:
     assert [each["changes"][0]["new"] for each in reversed(steps)] == [0.1, 0.2, 1.0, "promoted"]
 
 
+@pytest.mark.slow
 def test_a_worse_challenger_is_returned_and_not_tried_again_by_its_rule(api) -> None:
     name = api.two_actions(**CHAMPION | {"encoder": {"name": "bilinear"}})
     taught(api.call, name, 200)

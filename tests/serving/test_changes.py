@@ -44,6 +44,7 @@ def changed(api, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "change",
     [

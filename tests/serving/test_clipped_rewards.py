@@ -99,6 +99,7 @@ def test_it_is_shown_as_it_was_reported_and_as_it_was_learned(api):
     api.call("DELETE", f"/bandits/{name}", expect=204)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("spec", [FIXED, FIXED | NO_RANGE])
 @pytest.mark.parametrize("final", [0.25, -3e3, 5e4])
 def test_a_corrected_value_is_as_if_it_had_been_reported_at_once(api, spec, final):

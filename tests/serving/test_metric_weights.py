@@ -51,6 +51,7 @@ def changed(api: Any, name: str, **spec: Any) -> Any:
     return state
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "spec",
     [{"posterior": {"noise": "fixed"}}, {"forgetting": {"half_life": 64}, "policy": "greedy"}],

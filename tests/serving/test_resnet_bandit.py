@@ -87,6 +87,7 @@ def test_it_selects_trains_and_is_the_same_after_a_restart(
         assert api_of(client).scores(name, IMAGE.tolist()) == scores
 
 
+@pytest.mark.slow
 def test_an_export_serves_a_bandit_of_the_same_base(resnets, envelope) -> None:
     name = resnets.bandit(["x", "y"], **RESNET)
     copy = resnets.bandit(["x", "y"], **RESNET)

@@ -152,6 +152,7 @@ def table(api: Any, name: str) -> list[float]:
     return [row[key] for scores in rows for row in scores for key in ("mean", "std")]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", ["shared", "greedy_per_action", "squarecb", "forgetful", *slow("per_action", "greedy")]
 )

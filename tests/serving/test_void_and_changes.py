@@ -82,6 +82,7 @@ def test_a_network_that_a_change_brought_is_trained_without_void_values(api) -> 
     assert before > 5.0 > 3.0 > max(max(api.means(name, context)) for context in contexts)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("first", ["void", "change"])
 def test_a_pending_void_and_a_pending_change_are_both_brought_about(api, first: str) -> None:
     (name, ids), (other, _) = created(api, wrong=True), created(api, wrong=False)

@@ -127,6 +127,7 @@ def test_live_leaves_training_to_the_service() -> None:
     assert only.num_requests == 2 * 60
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("delay", "num_batches"), [(50, 3), (40, 3), (120, 1), (500, 1)])
 def test_delayed_rewards_travel_together_and_training_follows(delay: int, num_batches: int) -> None:
     """Rounds are due at 50 and 100 rewards: one each, or one for both inside a single batch."""
@@ -300,6 +301,7 @@ write_json(outcome, Path(sys.argv[2]))
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_simulation_leaves_results_and_no_server(
     number: signal.Signals, tmp_path: Path

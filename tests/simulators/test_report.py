@@ -211,6 +211,7 @@ def test_a_curve_has_every_step_or_some_hundred_and_always_the_last(
     assert [step for step, _ in curve] == sorted({step for step, _ in curve})
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml")])
 @pytest.mark.parametrize("num_runs", [1, 4])
 def test_the_plot_is_an_image_of_the_requested_type(

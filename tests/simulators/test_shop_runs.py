@@ -114,6 +114,7 @@ def simulate(folder: Path, *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_repeats_exactly(server, tmp_path) -> None:
     """On a private server, and on one that runs."""
     first = simulate(tmp_path, "--check-save-load")

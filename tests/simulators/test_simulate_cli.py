@@ -111,6 +111,7 @@ def _name(callback: object) -> str:
     return getattr(callback, "__name__", "").replace("_", "-")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("command", "steps"),
     [
@@ -193,6 +194,7 @@ def test_a_repeated_simulation_differs_in_its_timing_alone(url: str, tmp_path: P
     assert documents[0] == documents[1]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("command", "policies"),
     [

@@ -101,7 +101,7 @@ ARRAYS = hnp.arrays(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(st.text(), JSON, max_size=3),
     st.dictionaries(st.text(min_size=1).filter(lambda n: n != "__metadata__"), ARRAYS, max_size=4),
@@ -313,21 +313,21 @@ def test_values_that_are_not_json_are_refused_even_under_a_right_hash(value):
         unpack(_under(text, encode_file(TENSORS)[0]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(data):
     with pytest.raises(SnapshotCorrupt):
         unpack(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(JSON | st.dictionaries(st.sampled_from(["__metadata__", "w"]), JSON), st.binary(max_size=9))
 def test_random_headers_are_refused(header, data):
     with pytest.raises(SnapshotCorrupt):
         unpack(_bytes(header, data))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_mangled_export_is_refused(data):
     """Pieces of a good export are cut, inserted, repeated and overwritten."""

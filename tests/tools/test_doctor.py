@@ -188,6 +188,7 @@ REFUSED_BANDITS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("case", REFUSED_BANDITS)
 def test_bandits_that_a_start_refuses_are_wrong_with_the_same_words(
     tmp_path: Path, case: str

@@ -160,7 +160,8 @@ def _server(url: str, api_key: str | None) -> httpx.Client:
     try:
         return httpx.Client(
             base_url=url, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False,
-            verify=httpx.create_ssl_context(),  # with the authorities of SSL_CERT_FILE
+            # With the authorities of SSL_CERT_FILE; reading them takes 30 ms of CPU.
+            verify=httpx.create_ssl_context() if url.startswith("https:") else False,
         )  # fmt: skip
     except (httpx.InvalidURL, ValueError) as error:
         raise Unreachable(f"{url}: {error}") from error

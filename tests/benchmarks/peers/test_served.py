@@ -32,7 +32,9 @@ def test_a_decision_and_its_reward_are_logged_and_joined_once(tmp_path: Path) ->
 
     async def calls() -> None:
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        async with httpx.AsyncClient(
+            transport=transport, verify=False, base_url="http://localhost"
+        ) as client:
             body = {"context": [3.5] * DIM}
             made = (await client.post("/select", json=body)).raise_for_status().json()
             assert (made["action"], made["propensity"]) == (IDS[-1], 0.25)

@@ -201,6 +201,7 @@ def test_the_encoding_has_columns_for_what_it_has_seen_and_no_others() -> None:
     )
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("policy", ["default", "squarecb", "encoded_by_hand"])
 def test_ours_repeats_and_learns_each_decision_once(policy) -> None:
     def run():

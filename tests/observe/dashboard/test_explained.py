@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_drawn_again_it_is_what_was_served(fed: Fed, kind: str) -> None:
     name = f"again-{kind}"
@@ -106,6 +107,7 @@ def test_inline_candidates_and_a_choice_of_them_are_explained(fed: Fed) -> None:
         assert stored["reproduced"] == {"action": True, "score": True, "propensity": True}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["linear", "per_action", "mlp"])
 def test_with_retrieve_it_is_drawn_among_all_that_were_offered(fed: Fed, kind: str) -> None:
     name = f"retrieved-{kind}"

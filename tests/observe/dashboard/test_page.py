@@ -96,6 +96,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_may_not(server: Any) -> None:
         assert http.get("/dashboard/static/..%2f..%2fapp.py").status_code == 404
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [

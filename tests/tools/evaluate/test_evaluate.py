@@ -43,6 +43,7 @@ def found() -> Evaluation:
     return evaluate(logged(2500, MEANS, CHANCES, all_known=True), policies, UNIT)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "truth"),
     [("logged", 0.31), ("uniform", MEANS.mean()), ("action:a1", 0.5), ("action:a2", 0.3)],

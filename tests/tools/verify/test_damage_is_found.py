@@ -22,6 +22,7 @@ BANDITS = ("linear", "disjoint", "forgetting", "neural", "drifting")
 SEVEN = "(SELECT key FROM decisions WHERE own_id = 'linear.7')"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "manifest.json"])
 def test_a_flipped_byte_in_a_snapshot_is_found(copy, file):
     path = copy.snapshots("neural") / "v00000003" / file
@@ -43,6 +44,7 @@ def replace(directory, version, **changed):
     store.publish(snapshot.manifest, snapshot.tensors)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("version", [2, 4])
 def test_a_snapshot_of_another_posterior_is_found(copy, version):
     names = [name for name in BANDITS if name != "linear"]
@@ -54,6 +56,7 @@ def test_a_snapshot_of_another_posterior_is_found(copy, version):
     assert not [text for text in problems if text.startswith("linear: ")], "it is as it was"
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("tensor", ["mean", "root", "b", "zz", "zr", "rr", "n"])
 def test_every_part_of_a_posterior_is_compared(copy, tensor):
     replace(copy.snapshots("linear"), 3, **{tensor: lambda values: values * (1 + 1e-6)})

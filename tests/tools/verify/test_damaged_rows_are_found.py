@@ -402,6 +402,7 @@ DAMAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.few(40)
 @pytest.mark.parametrize("what", DAMAGE)
 def test_changed_rows_are_found(copy, what):
     damage, expected = DAMAGE[what]
@@ -420,6 +421,7 @@ def hash_problems(copy: Copy) -> list[str]:
     return [text for text in copy.problems() if "log: " in text and "its hash" in text]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("change", ["after = after + 1e-9", "time = time + 1", "low = -1e9"])
 @pytest.mark.parametrize("place", ["first", "middle", "last but one", "last"])
 def test_a_changed_row_of_a_group_is_named(copy, place, change):
@@ -440,6 +442,7 @@ def test_two_exchanged_rows_of_a_group_are_named(copy):
     assert f"linear: log: row {first}: its hash is not that of the log up to it" in copy.problems()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("rule", "found"), [
     (1, "its hash is not that of the log up to it"),
     (3, "its hash is not that of the log up to it"),

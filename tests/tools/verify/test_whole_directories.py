@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_whole_directory_is_found_good(copy, specs):
     report = copy.verify()
     assert report.to_json()["num_problems"] == 0
