@@ -187,8 +187,21 @@ def test_actions_without_features_learn_a_model_of_contexts_each() -> None:
     served = serving(module)
     assert not served.uses_action
     assert served.feature_dim == 10
-    z = served.encode(rows.x.rows, np.zeros((400, 0), np.float32))
+    no_actions = np.zeros((400, 0), np.float32)
+    z = served.encode(rows.x.rows, no_actions)
     assert np.linalg.matrix_rank(z[:, :-1]) == 6  # each field's columns sum to 1
+    tensors = torch.from_numpy(rows.x.rows), torch.from_numpy(no_actions)
+    assert np.array_equal(z[:, :-1], module(*tensors).numpy())
+
+
+def test_places_that_several_columns_share_are_sums_without_actions_too() -> None:
+    module = CrossesEncoder((sum(SIZES_X),), 0, inputs=4)
+    contexts = np.random.default_rng(2).standard_normal((5, sum(SIZES_X)))
+    no_actions = np.zeros((5, 0), np.float32)
+    z = serving(module).encode(contexts, no_actions)
+    assert z.shape == (5, 5)
+    expected = module(torch.from_numpy(contexts), torch.from_numpy(no_actions)).numpy()
+    assert z[:, :-1] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
