@@ -59,6 +59,7 @@ MEDIA_TYPE = "application/problem+json"
 DISK_RETRY_S = 5
 URN = "urn:bandexa:"
 MAX_NAMED = 20  # fields that one refusal names
+MAX_MEANT = 3  # unknown keys for which it names the key that was meant
 
 KINDS: dict[type[BandexaError], tuple[int, str, str]] = {
     InvalidRequest: (422, "invalid-request", "A field of the request is wrong"),
@@ -207,14 +208,14 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _name_unknown_keys(found: list[dict[str, Any]], model: Any) -> None:
-    """Reword unknown keys; the first names the key that was probably meant (0.3 ms to find)."""
+    """Reword unknown keys; the first ones name the key that was probably meant (0.3 ms each)."""
     unknown = [item for item in found if item["type"] in _UNKNOWN_KEY]
     for item in unknown:
         item["msg"] = "unknown key"
-    if unknown and model is not None:
-        meant = nearest_key(model, unknown[0]["loc"])
+    for item in unknown[:MAX_MEANT]:
+        meant = None if model is None else nearest_key(model, item["loc"])
         if meant is not None:
-            unknown[0]["msg"] += f"; did you mean {meant!r}?"
+            item["msg"] += f"; did you mean {meant!r}?"
 
 
 def _field_error(item: dict[str, Any]) -> tuple[str, str]:
