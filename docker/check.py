@@ -13,6 +13,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -275,17 +276,23 @@ def check_image(container: Container) -> None:
 def check_bill_of_materials(container: Container) -> None:
     """Compare the list that the image has (SBOM) with what is installed in it."""
     listed = json.loads((container.root / "opt/bandexa/sbom.cdx.json").read_text())
-    found = {(one["name"].lower(), one["version"]) for one in listed["components"]}
+    found = {(one["name"], one["version"]) for one in listed["components"]}
     program = (
         "import json; from importlib.metadata import distributions as found;"
-        " print(json.dumps([(one.name.lower(), one.version) for one in found()]))"
+        " print(json.dumps([(one.name, one.version) for one in found()]))"
     )
-    installed = set(map(tuple, json.loads(container.run("python", "-c", program).stdout)))
+    present = json.loads(container.run("python", "-c", program).stdout)
+    installed = {(name, version) for name, version in present}
     require(listed["bomFormat"] == "CycloneDX", "the image has a bill of materials")
-    differing = sorted(installed ^ found)
+    differing = sorted(_normalized(installed) ^ _normalized(found))
     require(
         not differing, f"it lists the {len(found)} installed packages {differing or ''}".strip()
     )
+
+
+def _normalized(packages: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return packages by their normalized names (PEP 503)."""
+    return {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in packages}
 
 
 def check_served(container: Container, key: str) -> None:
