@@ -5,17 +5,14 @@ Declarations alone; `with_run_options` adds them to a command, which receives th
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Literal, NoReturn, ParamSpec, get_type_hints
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
-_P = ParamSpec("_P")
+from simulators.shared_options import with_options
 
 _RUNS = "Runs"
 _WHERE = "Where"
@@ -185,33 +182,4 @@ class RunOptions:
     ] = False
 
 
-def with_run_options(
-    command: Callable[Concatenate[RunOptions, _P], None],
-) -> Callable[..., None]:
-    """Add a flag for every field of `RunOptions` to a command, after the flags it declares."""
-    shared = _shared_flags()
-    _, *own = inspect.signature(command, eval_str=True).parameters.values()
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        values: dict[str, Any] = {option.name: kwargs.pop(option.name) for option in shared}
-        command(RunOptions(**values), *args, **kwargs)
-
-    # typer reads the flags and their types from these two attributes.
-    vars(run)["__signature__"] = inspect.Signature([*own, *shared])
-    run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
-    return run
-
-
-@functools.cache
-def _shared_flags() -> Sequence[inspect.Parameter]:
-    hints = get_type_hints(RunOptions, include_extras=True)
-    return [
-        inspect.Parameter(
-            option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=hints[option.name],
-        )
-        for option in fields(RunOptions)
-    ]
+with_run_options = with_options(RunOptions)

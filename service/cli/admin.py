@@ -14,18 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     columns,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server, with_server_without_json
 
 if TYPE_CHECKING:
     from bandexa_client import BanditState, Catalogue, Estimate
@@ -47,15 +42,16 @@ def register(app: typer.Typer) -> None:
 
 
 @bandits_app.command("list")
+@with_server
 def list_bandits(
-    url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False, quiet: Quiet = False
+    server: Server,
 ) -> None:
     """List the bandits; with --quiet only their names."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.list_bandits()
-    if as_json:
+    if server.as_json:
         echo_json([_state(bandit) for bandit in found])
-    elif quiet:
+    elif server.quiet:
         typer.echo("".join(f"{bandit.name}\n" for bandit in found), nl=False)
     else:
         head = ("bandit", "policy", "actions", "learned", "snapshot", "position", "findings")
@@ -78,23 +74,21 @@ def _summary(bandit: BanditState) -> list[object]:
 
 
 @bandits_app.command("show")
+@with_server
 def show_bandit(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show a bandit's configuration and state, and the findings that prevent it from learning."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         state = _state(client.get_bandit(bandit))
-    if as_json:
+    if server.as_json:
         echo_json(state)
         return
     learning = state.pop("learning")
     findings = learning.pop("findings")
     lines = [[key, json.dumps(value)] for key, value in _flat({**state, **learning})]
-    if not quiet:
+    if not server.quiet:
         typer.echo(columns(("key", "value"), lines))
     for finding in findings:
         typer.echo(f"{finding['severity']} {finding['name']}: {finding['message']}")
@@ -112,43 +106,39 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 @bandits_app.command("mode")
+@with_server
 def set_mode(
+    server: Server,
     bandit: BanditName,
     mode: Annotated[str, typer.Argument(help="learn, frozen or control_only.")] = "learn",
     serve: Annotated[
         str | None, typer.Option(help="One action to serve wherever it is offered.")
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Change who decides, and whether it learns: bandit, control alone, one action."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         state = client.set_mode(bandit, mode, serve=serve)
-    if as_json:
+    if server.as_json:
         echo_json(_state(state))
-    elif not quiet:
+    elif not server.quiet:
         who = f"serves {serve}" if serve is not None else f"mode {mode}"
         typer.echo(f"{bandit}: {who}, from position {state.position} on")
 
 
 @bandits_app.command("values")
+@with_server
 def show_values(
+    server: Server,
     bandit: BanditName,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many actions.")] = 20,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show what arms and actions earned, with intervals that hold whenever you look."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.values(bandit, limit=limit)
-    if as_json:
+    if server.as_json:
         echo_json(dataclasses.asdict(found))
         return
-    if quiet:
+    if server.quiet:
         return
     if found.arms:
         head = ("arm", "share", "values", "reward", "interval", "lift", "interval")
@@ -177,20 +167,18 @@ def show_values(
 
 
 @bandits_app.command("audit")
+@with_server
 def show_audit(
+    server: Server,
     bandit: BanditName,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many entries.")] = 20,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show who changed a bandit, when, and what that changed; newest first."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.audit(bandit, limit=limit)
-    if as_json:
+    if server.as_json:
         echo_json([dataclasses.asdict(entry) for entry in found.entries])
-    elif not quiet:
+    elif not server.quiet:
         for entry in found.entries:
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.time))
             typer.echo(f"{at}Z  {entry.by}  {entry.what}")
@@ -208,13 +196,11 @@ def _estimate(found: Estimate | None) -> list[str]:
 
 
 @bandits_app.command("create")
+@with_server
 def create_bandit(
+    server: Server,
     bandit: BanditName,
     file: File,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Create a bandit from a file, or change those keys of it that can change.
 
@@ -226,14 +212,14 @@ def create_bandit(
     if not isinstance(spec, dict):
         fail(f"{file} holds no table", "`bandexa schema` prints what it may hold", USAGE)
     actions = actions_of(spec)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         created = client.put_bandit(bandit, spec)
         state = _state(created)
         if actions:
             state |= dataclasses.asdict(client.put_actions(bandit, actions))
-    if as_json:
+    if server.as_json:
         echo_json(state)
-    elif not quiet:
+    elif not server.quiet:
         done = "created" if created.created else "up to date"
         if created.rebuild is not None and created.rebuild.state != "done":
             done = f"a model is learned anew from {created.rebuild.rows} rows"
@@ -250,21 +236,20 @@ def actions_of(spec: dict[str, Any]) -> Any:
 
 
 @bandits_app.command("delete")
+@with_server_without_json
 def delete_bandit(
+    server: Server,
     bandit: BanditName,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Delete a bandit with its decisions, rewards and snapshots. This cannot be undone."""
     if not yes:
         if not sys.stdin.isatty():
             fail("deleting cannot be undone", "confirm it with --yes", USAGE)
         typer.confirm(f"Delete {bandit} with all it has learned?", abort=True)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         client.delete_bandit(bandit)
-    if not quiet:
+    if not server.quiet:
         typer.echo(f"{bandit}: deleted")
 
 
@@ -292,19 +277,17 @@ def read_file(file: Path) -> Any:
 
 
 @actions_app.command("list")
+@with_server
 def list_actions(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """List a bandit's actions, retired ones included; with --quiet only the offered ids."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         actions = client.list_actions(bandit)
-    if as_json:
+    if server.as_json:
         echo_json([dataclasses.asdict(action) for action in actions])
-    elif quiet:
+    elif server.quiet:
         typer.echo("".join(f"{a.id}\n" for a in actions if a.enabled), nl=False)
     else:
         rows = [
@@ -323,7 +306,9 @@ def _short(features: Sequence[float] | Mapping[str, object]) -> str:
 
 
 @actions_app.command("put")
+@with_server
 def put_actions(
+    server: Server,
     bandit: BanditName,
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of actions.")] = None,
     file: Annotated[
@@ -332,10 +317,6 @@ def put_actions(
             "--file", help="JSON: ids, or {id, features, enabled} each; - is standard input."
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Add actions, or overwrite those of the same ids; others stay as they are."""
     if bool(ids) == (file is not None):
@@ -345,71 +326,62 @@ def put_actions(
         listed = listed.get("actions")
     if not isinstance(listed, list) or not listed:
         fail("no actions are given", "give a JSON list of ids, or of {id, features}", USAGE)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         answer = client.put_actions(bandit, listed)
-    _print_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+    server.show(answer, _offers(bandit, answer))
 
 
 @actions_app.command("retire")
+@with_server
 def retire_actions(
+    server: Server,
     bandit: BanditName,
     ids: Annotated[list[str], typer.Argument(help="Ids of actions.")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Stop offering actions. What was learned about them stays, and `put` offers them again."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         for action_id in ids:
             answer = client.retire_action(bandit, action_id)
-    _print_catalogue(bandit, answer, as_json=as_json, quiet=quiet)
+    server.show(answer, _offers(bandit, answer))
 
 
-def _print_catalogue(bandit: str, answer: Catalogue, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        echo_json(dataclasses.asdict(answer))
-    elif not quiet:
-        typer.echo(f"{bandit}: {answer.num_actions} actions are offered")
+def _offers(bandit: str, answer: Catalogue) -> str:
+    return f"{bandit}: {answer.num_actions} actions are offered"
 
 
 # -- training ---------------------------------------------------------------------------------
 
 
+@with_server
 def train(
+    server: Server,
     bandit: BanditName,
     wait: Annotated[bool, typer.Option(help="Wait until the new snapshot is served.")] = True,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Train a bandit now. Without this command it trains when a round is due."""
-    if wait and not quiet:
+    if wait and not server.quiet:
         typer.echo(f"{bandit}: training", err=True)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         answer = client.train(bandit, wait=wait)
-    if as_json:
+    if server.as_json:
         echo_json(dataclasses.asdict(answer))
-    elif not quiet:
+    elif not server.quiet:
         metrics = "".join(f", {name} {value:.4g}" for name, value in answer.metrics.items())
         what = f"serves snapshot {answer.snapshot}" if wait else "a round is queued"
         typer.echo(f"{bandit}: {what}{metrics}")
 
 
+@with_server
 def recover(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Recover a failed bandit now. Without this command it is tried again by itself."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         answer = client.recover(bandit)
-    if as_json:
+    if server.as_json:
         echo_json(dataclasses.asdict(answer))
-    elif not quiet:
+    elif not server.quiet:
         typer.echo(
             f"{bandit}: serves snapshot {answer.snapshot} with the log up to {answer.position}"
         )

@@ -13,17 +13,12 @@ import typer
 
 from service.cli.admin import actions_of, read_file
 from service.cli.options import (
-    DEFAULT_URL,
     REFUSED,
     USAGE,
-    ApiKey,
-    AsJson,
-    Quiet,
-    Url,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient, Plan
@@ -83,7 +78,9 @@ class Difference:
             yield f"{self.name}: actions new or different: {ids}{more}"
 
 
+@with_server
 def apply(
+    server: Server,
     file: Annotated[Path, typer.Argument(help="TOML, or JSON: a table `bandits` by name.")],
     diff: Annotated[
         bool,
@@ -92,10 +89,6 @@ def apply(
     wait: Annotated[
         bool, typer.Option(help="Wait until a model that is learned anew is served.")
     ] = True,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Create and change bandits, with their actions, until they are as a file says.
 
@@ -105,35 +98,33 @@ def apply(
     """
     tables = _tables(file)
     found = []
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         for name, table in tables.items():
             difference = _difference(client, name, dict(table))
             found.append(difference)
-            if not quiet and not as_json:
+            if not server.quiet and not server.as_json:
                 for line in difference.lines():
                     typer.echo(line)
             if not diff and not difference.is_none:
                 _make(client, difference, wait=wait)
     differs = [each for each in found if not each.is_none]
-    if as_json:
+    if server.as_json:
         echo_json([each.shown() for each in found])
-    elif not quiet:
+    elif not server.quiet:
         what = "differ from the file" if diff else "were created or changed"
         typer.echo(f"{len(differs)} of {len(found)} bandits {what}")
     if diff and differs:
         raise typer.Exit(REFUSED)
 
 
+@with_server
 def replay(
+    server: Server,
     source: Annotated[str, typer.Argument(metavar="FROM", help="The bandit to learn from.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="The name of the new bandit.")],
     config: Annotated[
         Path, typer.Option("--config", help="Its configuration: JSON, or TOML (.toml).")
     ],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Build a new bandit from the log of another one, under another configuration.
 
@@ -144,13 +135,13 @@ def replay(
         fail(f"{config} holds no table", "`bandexa schema` prints what it may hold", USAGE)
     if actions_of(spec):
         fail(f"{config}: the actions are those of {source}; leave them out", status=USAGE)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         done = client.replay_bandit(source, target, spec)
-    if as_json:
+    if server.as_json:
         shown = dataclasses.asdict(done)
         del shown["bandit"]["created"]
         echo_json(shown)
-    elif not quiet:
+    elif not server.quiet:
         gone = f", {done.sampled} of them sampled from those that left" if done.sampled else ""
         typer.echo(f"{target}: learned {done.rows} rows of {source}{gone}")
 

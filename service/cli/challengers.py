@@ -10,16 +10,11 @@ import typer
 
 from service.cli.admin import read_file
 from service.cli.options import (
-    DEFAULT_URL,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     columns,
     echo_json,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server, with_server_without_json
 
 if TYPE_CHECKING:
     from bandexa_client import BanditState, ChallengerState
@@ -29,19 +24,17 @@ ChallengerName = Annotated[str, typer.Argument(help="The challenger's name.")]
 
 
 @app.command("list")
+@with_server
 def list_challengers(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show the challengers of a bandit side by side: what each would have earned more."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.list_challengers(bandit)
-    if as_json:
+    if server.as_json:
         echo_json([dataclasses.asdict(each) for each in found])
-    elif quiet:
+    elif server.quiet:
         for each in found:
             typer.echo(each.name)
     else:
@@ -62,7 +55,9 @@ def _line(challenger: ChallengerState) -> list[str]:
 
 
 @app.command("put")
+@with_server_without_json
 def put_challenger(
+    server: Server,
     bandit: BanditName,
     challenger: ChallengerName,
     file: Annotated[
@@ -72,64 +67,58 @@ def put_challenger(
             " `linear` and `greedy` need none."
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Declare a challenger, or change it."""
     differs = {} if file is None else read_file(file)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.put_challenger(bandit, challenger, differs)
-    if not quiet:
+    if not server.quiet:
         typer.echo(f"{found.name}: {found.state}")
 
 
 @app.command("delete")
+@with_server_without_json
 def delete_challenger(
+    server: Server,
     bandit: BanditName,
     challenger: ChallengerName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Remove a challenger; a trial of it ends, and what is served stays."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         client.delete_challenger(bandit, challenger)
-    if not quiet:
+    if not server.quiet:
         typer.echo(f"{challenger}: deleted")
 
 
 @app.command("promote")
+@with_server_without_json
 def promote(
+    server: Server,
     bandit: BanditName,
     challenger: ChallengerName,
     share: Annotated[
         float,
         typer.Option(help="Up to 0.5: a trial; 1: its configuration becomes the bandit's."),
     ] = 1.0,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Give a challenger a share of the decisions, or make its configuration the bandit's."""
-    with connected(url, api_key) as client:
-        _say(client.promote(bandit, challenger, share=share, wait=True), challenger, quiet=quiet)
+    with server.connected() as client:
+        _say(client.promote(bandit, challenger, share=share, wait=True), challenger, server)
 
 
 @app.command("demote")
+@with_server_without_json
 def demote(
+    server: Server,
     bandit: BanditName,
     challenger: ChallengerName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """End the trial of a challenger, or serve again what it replaced, with all rows since."""
-    with connected(url, api_key) as client:
-        _say(client.demote(bandit, challenger), challenger, quiet=quiet)
+    with server.connected() as client:
+        _say(client.demote(bandit, challenger), challenger, server)
 
 
-def _say(found: BanditState, challenger: str, *, quiet: bool) -> None:
-    if not quiet:
+def _say(found: BanditState, challenger: str, server: Server) -> None:
+    if not server.quiet:
         state = next(each for each in found.challengers or () if each.name == challenger)
         typer.echo(f"{challenger}: {state.state}, share {state.share:.3g}")

@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     REFUSED,
     USAGE,
-    ApiKey,
-    AsJson,
-    Quiet,
-    Url,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
+from simulators.shared_options import with_options
 
 if TYPE_CHECKING:
     from bandexa_client import ClockState
@@ -37,31 +33,28 @@ DataDir = Annotated[
 
 
 @app.command()
+@with_options(Server, without=("quiet",))
 def show(
+    server: Server,
     data_dir: DataDir = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
 ) -> None:
     """Show service time, and how much the wall clock is ahead of it.
 
     With --data-dir: as a server noted it last.
     """
     if data_dir is None:
-        with connected(url, api_key) as client:
+        with server.connected() as client:
             state = client.clock()
     else:
         state = _noted(data_dir)
-    _print(state, as_json=as_json)
+    _print(state, server)
 
 
 @app.command()
+@with_server
 def accept(
+    server: Server,
     data_dir: DataDir = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Say that the wall clock is right: the time that it is ahead has really passed.
 
@@ -70,12 +63,12 @@ def accept(
     With --data-dir: while no server uses the directory.
     """
     if data_dir is None:
-        with connected(url, api_key) as client:
+        with server.connected() as client:
             state = client.accept_clock()
     else:
         state = _accepted(data_dir)
-    if not quiet or as_json:
-        _print(state, as_json=as_json)
+    if not server.quiet or server.as_json:
+        _print(state, server)
 
 
 def _noted(data_dir: Path) -> ClockState:
@@ -116,8 +109,8 @@ def _store(data_dir: Path) -> StoreAddress:
         fail(str(error), "name the data directory of a server", USAGE)
 
 
-def _print(state: ClockState, *, as_json: bool) -> None:
-    if as_json:
+def _print(state: ClockState, server: Server) -> None:
+    if server.as_json:
         echo_json(dataclasses.asdict(state))
         return
     for name, value in (("wall time", state.wall), ("service time", state.service)):

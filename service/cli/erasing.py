@@ -9,16 +9,11 @@ from typing import Annotated
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     USAGE,
-    ApiKey,
-    AsJson,
-    Quiet,
-    Url,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +22,9 @@ def register(app: typer.Typer) -> None:
     app.command()(compact)
 
 
+@with_server
 def erase(
+    server: Server,
     unit: Annotated[
         str | None, typer.Option(help="Erase all decisions of this user or session.")
     ] = None,
@@ -37,20 +34,16 @@ def erase(
     bandit: Annotated[
         str | None, typer.Option(help="Only this bandit's decisions; none: all bandits'.")
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Erase decisions and what was learned from them; models are rebuilt without them."""
     if (unit is None) == (not decisions):
         fail("give either --unit or --decision", "bandexa erase --help", USAGE)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         done = client.erase(unit=unit, decision_ids=decisions or None, bandit=bandit)
-    if as_json:
+    if server.as_json:
         echo_json(dataclasses.asdict(done))
         return
-    if not quiet:
+    if not server.quiet:
         rebuilt = ", ".join(done.rebuilt) or "no model"
         typer.echo(f"{done.decisions} decisions erased; rebuilt: {rebuilt}")
     for name in done.waiting:
@@ -61,15 +54,13 @@ def erase(
         typer.echo("a reader holds the write-ahead log: erase again later", err=True)
 
 
+@with_server
 def compact(
+    server: Server,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Rebuild the database of this stopped server's data directory."),
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Return free space of the database to the disk: of a running server, or of a stopped one.
 
@@ -78,12 +69,12 @@ def compact(
     if data_dir is not None:
         before, after, is_done = *_offline(data_dir), True
     else:
-        with connected(url, api_key) as client:
+        with server.connected() as client:
             done = client.compact()
         before, after, is_done = done.bytes_before, done.bytes_after, done.is_done
-    if as_json:
+    if server.as_json:
         echo_json({"bytes_before": before, "bytes_after": after, "is_done": is_done})
-    elif not quiet:
+    elif not server.quiet:
         typer.echo(f"the database took {before} bytes, and takes {after}")
         if not is_done:
             typer.echo("a reader holds an older state: compact again later", err=True)

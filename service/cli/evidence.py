@@ -11,19 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     REFUSED,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     columns,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server, with_server_without_json
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient
@@ -45,7 +40,9 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
+@with_server_without_json
 def export(
+    server: Server,
     bandit: BanditName,
     file: Annotated[Path, typer.Argument(help="The file to create; it must not exist.")],
     kind: Annotated[
@@ -58,9 +55,6 @@ def export(
     after: Annotated[
         int, typer.Option(min=0, help="Only decisions after this `row` of an earlier export.")
     ] = 0,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Save the log of a bandit: every decision, what was sent, and what came of it.
 
@@ -72,18 +66,20 @@ def export(
     found = next((each for each in FORMATS if each == kind), None)
     if found is None:
         fail(f"{kind or file} is no format", f"--format is one of {', '.join(FORMATS)}", USAGE)
-    with opened(bandit, data_dir, url, api_key, after) as rows:
+    with opened(bandit, data_dir, server, after) as rows:
         try:
             num = write(rows, file, found)
         except Unwritable as error:
             fail(str(error), status=USAGE)
         except OSError as error:
             fail(f"{file} cannot be written: {error}", status=USAGE)
-    if not quiet:
+    if not server.quiet:
         typer.echo(f"{bandit}: {num} decisions in {file}")
 
 
+@with_server
 def evaluate(
+    server: Server,
     bandit: Annotated[
         str, typer.Argument(help="The bandit's name; or a file that `bandexa export` wrote.")
     ],
@@ -133,10 +129,6 @@ def evaluate(
     server_config: Annotated[
         Path | None, typer.Option(help="TOML file of the server, when --config names own encoders.")
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Estimate by a log what policies would have earned: the logged one, uniform, and others.
 
@@ -158,7 +150,7 @@ def evaluate(
         settings = load_settings(server_config)
         registry = EncoderRegistry(settings.encoders, settings.weights, torch_threads=1)
         others = [FilePolicy(file) for file in policy or []]
-        with _rows_of(bandit, data_dir, url, api_key) as rows:
+        with _rows_of(bandit, data_dir, server) as rows:
             found = evaluated(rows, asked, registry, others)
     except SettingsError as error:
         fail(str(error), status=USAGE)
@@ -168,9 +160,9 @@ def evaluate(
         fail(str(error), status=USAGE)
     if plot is not None:
         _draw(found, plot)
-    if as_json:
+    if server.as_json:
         echo_json(found.to_json())
-    elif not quiet:
+    elif not server.quiet:
         typer.echo(columns(*table(found)))
         for line in remarks(found):
             typer.echo(line)
@@ -216,7 +208,7 @@ def _configured(files: list[Path]) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _rows_of(
-    bandit: str, data_dir: Path | None, url: str, api_key: str | None
+    bandit: str, data_dir: Path | None, server: Server
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Yield the rows of a file that was exported, of a data directory or of a server."""
     file = Path(bandit)
@@ -225,17 +217,17 @@ def _rows_of(
 
         yield lines(file)
         return
-    with opened(bandit, data_dir, url, api_key) as rows:
+    with opened(bandit, data_dir, server) as rows:
         yield rows
 
 
 @contextmanager
 def opened(
-    bandit: str, data_dir: Path | None, url: str, api_key: str | None, after: int = 0
+    bandit: str, data_dir: Path | None, server: Server, after: int = 0
 ) -> Iterator[Iterator[dict[str, Any]]]:
     """Yield the rows of a bandit's log, of a data directory or of a server."""
     if data_dir is None:
-        with connected(url, api_key) as client:
+        with server.connected() as client:
             yield _remote(client, bandit, after)
         return
     from service.settings import SettingsError, load_settings

@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     REFUSED,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient, Imported, Rejected
@@ -85,7 +80,9 @@ class Report:
         }
 
 
+@with_server
 def import_log(
+    server: Server,
     bandit: BanditName,
     file: Annotated[Path, typer.Argument(help="The file; .gz is unpacked.")],
     kind: Annotated[
@@ -124,10 +121,6 @@ def import_log(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Store nothing: check each row, by itself.")
     ] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Import decisions that were made elsewhere: the bandit learns them, as a warm start.
 
@@ -141,7 +134,7 @@ def import_log(
     names = [name.strip() for name in action_names.split(",")] if action_names else []
     report, ended = Report(), False
     try:
-        with connected(url, api_key, retries=True) as client:
+        with server.connected(retries=True) as client:
             from service.tools.importing.rows import Source
 
             state = client.get_bandit(bandit)
@@ -154,12 +147,12 @@ def import_log(
             report.complete = ended = True
     except Unreadable as error:
         ended = True
-        _show(report, bandit, as_json=as_json, quiet=quiet, dry_run=dry_run)
+        _show(report, bandit, server, dry_run=dry_run)
         fail(str(error), "", USAGE)
     finally:
         if not ended:  # a call failed: what was answered before is stored
-            _show(report, bandit, as_json=as_json, quiet=quiet, dry_run=dry_run)
-    _show(report, bandit, as_json=as_json, quiet=quiet, dry_run=dry_run)
+            _show(report, bandit, server, dry_run=dry_run)
+    _show(report, bandit, server, dry_run=dry_run)
     if report.num_refused:
         raise typer.Exit(REFUSED)
 
@@ -292,11 +285,11 @@ class _Sender:
             self._report.notes[found.note] += 1
 
 
-def _show(report: Report, bandit: str, *, as_json: bool, quiet: bool, dry_run: bool) -> None:
-    if as_json:
+def _show(report: Report, bandit: str, server: Server, *, dry_run: bool) -> None:
+    if server.as_json:
         echo_json(report.to_json(dry_run=dry_run))
         return
-    if not quiet:
+    if not server.quiet:
         statuses = report.statuses
         counts = ", ".join(f"{statuses[name]} {name}" for name in (*STATUSES, "refused"))
         kind = " (dry run)" if dry_run else ""

@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     columns,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
 
 if TYPE_CHECKING:
     from bandexa_client import BanditState
@@ -36,19 +31,17 @@ def register(bandits: typer.Typer, actions: typer.Typer) -> None:
     actions.command("limit")(limit)
 
 
+@with_server
 def findings(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Show what was wrong with a bandit, and when; the newest first."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = client.findings(bandit).findings
-    if as_json:
+    if server.as_json:
         echo_json([dataclasses.asdict(each) for each in found])
-    elif not quiet:
+    elif not server.quiet:
         if not found:
             typer.echo("nothing was wrong so far")
         for each in found:
@@ -61,19 +54,17 @@ def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
+@with_server
 def list_limits(
+    server: Server,
     bandit: BanditName,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """List the limits of a bandit's actions: dates, floors and caps."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         found = _limits(client.get_bandit(bandit).spec)
-    if as_json:
+    if server.as_json:
         echo_json(found)
-    elif not quiet:
+    elif not server.quiet:
         rows = [
             (name, *("-" if one[key] is None else one[key] for key in HEAD[1:]))
             for name, one in sorted(found.items())
@@ -81,7 +72,9 @@ def list_limits(
         typer.echo(columns(HEAD, rows) if rows else "no action has limits")
 
 
+@with_server
 def limit(
+    server: Server,
     bandit: BanditName,
     action: Annotated[str, typer.Argument(help="The action's id.")],
     floor: Annotated[float | None, typer.Option(help="Its least probability.")] = None,
@@ -93,17 +86,13 @@ def limit(
         str | None, typer.Option("--until", help="When it ends to be offered, with an offset.")
     ] = None,
     remove: Annotated[bool, typer.Option(help="Remove the limits of the action.")] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Limit an action: when it is offered, and how often it is chosen. Others stay as they are."""
     asked = {"floor": floor, "max_share": max_share, "starts_at": starts_at, "ends_at": ends_at}
     given = {key: value for key, value in asked.items() if value is not None}
     if remove == bool(given):
         fail("give either limits or --remove", status=USAGE)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         spec = _edited(client.get_bandit(bandit))
         limits = _limits(spec)
         known = limits.pop(action, DEFAULTS)
@@ -111,9 +100,9 @@ def limit(
             limits[action] = known | given
         state = client.put_bandit(bandit, {**spec, "limits": limits})
     found = _limits(state.spec)
-    if as_json:
+    if server.as_json:
         echo_json(found)
-    elif not quiet:
+    elif not server.quiet:
         typer.echo(f"{bandit}: {len(found)} actions have limits")
 
 

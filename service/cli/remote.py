@@ -1,14 +1,35 @@
-"""The client of the administrative commands: a failed call ends the command with one line."""
+"""The server that a command calls, and how the command prints.
+
+A failed call ends the command with one line.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from service.cli.options import REFUSED, UNREACHABLE, USAGE, fail
+import typer
+
+from service.cli.options import (
+    DEFAULT_URL,
+    REFUSED,
+    UNREACHABLE,
+    USAGE,
+    ApiKey,
+    AsJson,
+    Quiet,
+    Url,
+    echo_json,
+    fail,
+)
+from simulators.shared_options import with_options
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from bandexa_client import BanditClient, BanditError
 
 TIMEOUT_S = 30.0
@@ -29,6 +50,31 @@ REMEDIES = {
     "too-large": "the server's max_body_bytes or max_snapshot_bytes allows no more",
     "store-failed": "check the server's disk and log",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The options of every command that calls a running server."""
+
+    url: Url = DEFAULT_URL
+    api_key: ApiKey = None
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+    def connected(self, *, retries: bool = False) -> AbstractContextManager[BanditClient]:
+        """Return a client of it, to be entered; see `connected`."""
+        return connected(self.url, self.api_key, retries=retries)
+
+    def show(self, answer: DataclassInstance, line: str) -> None:
+        """Print an answer as JSON where that was asked for, else one line, or with --quiet none."""
+        if self.as_json:
+            echo_json(dataclasses.asdict(answer))
+        elif not self.quiet:
+            typer.echo(line)
+
+
+with_server = with_options(Server)
+with_server_without_json = with_options(Server, without=("as_json",))
 
 
 @contextmanager

@@ -14,18 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     REFUSED,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server
 from service.cli.reward_rows import ROWS, Row, Unreadable, read
 
 if TYPE_CHECKING:
@@ -39,7 +34,9 @@ PASSED = ("duplicate", "ignored", "late", "void")
 
 
 @app.command()
+@with_server
 def void(
+    server: Server,
     bandit: BanditName,
     decisions: Annotated[
         list[str] | None,
@@ -65,10 +62,6 @@ def void(
     wait: Annotated[
         bool, typer.Option("--wait", help="Until a model without them is served.")
     ] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Void rewards: nothing is learned from them any more, and the model is rebuilt without them.
 
@@ -85,7 +78,7 @@ def void(
     if not listed:
         batches = [None]
     total, unknown, unlearning = Counter[str](), list[str](), "none"
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         for number, batch in enumerate(batches, 1):
             done = client.void_rewards(
                 bandit, decision_ids=batch, since=after, until=before, action=action,
@@ -95,11 +88,11 @@ def void(
             total.update({name: getattr(done, name) for name in counts})
             unknown += done.unknown
             unlearning = done.unlearning
-    if as_json:
+    if server.as_json:
         names = ("decisions", "values", "rewards", "learned")
         counted = {name: total[name] for name in names}
         echo_json({**counted, "unknown": unknown, "dry_run": dry_run, "unlearning": unlearning})
-    elif not quiet:
+    elif not server.quiet:
         verb = "would become" if dry_run else "became"
         typer.echo(
             f"{total['values']} values of {total['decisions']} decisions, from {total['rewards']}"
@@ -139,7 +132,9 @@ def _time(text: str | None, option: str) -> float | None:
 
 
 @app.command()
+@with_server
 def correct(
+    server: Server,
     bandit: BanditName,
     decision: Annotated[str, typer.Argument(help="The decision's id.")],
     reward: Annotated[
@@ -154,19 +149,15 @@ def correct(
     action: Annotated[
         str | None, typer.Option(help="The chosen action that it is for, where there are several.")
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Replace the value of a decision, whatever was reported; what was learned is corrected."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         done = client.correct_reward(
             bandit, decision, reward, metrics=_metrics(metrics), action=action
         )
-    if as_json:
+    if server.as_json:
         echo_json(dataclasses.asdict(done))
-    elif not quiet:
+    elif not server.quiet:
         was = "none" if done.before is None else f"{done.before:g}"
         typer.echo(f"{done.action}: {done.after:g}, before: {was} ({done.status})")
 
@@ -235,7 +226,9 @@ class Report:
 
 
 @app.command("import")
+@with_server
 def import_rewards(
+    server: Server,
     file: Annotated[
         Path,
         typer.Argument(
@@ -252,10 +245,6 @@ def import_rewards(
             "--dry-run", help="Store nothing: ask what would become of each row, by itself."
         ),
     ] = False,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Report the rewards in a file, a thousand rows at once; running it again is safe.
 
@@ -263,18 +252,18 @@ def import_rewards(
     """
     report, ended = Report(), False
     try:
-        with connected(url, api_key, retries=True) as client:
+        with server.connected(retries=True) as client:
             for part in _parts(file, bandit):
                 _send(client, part, report, dry_run=dry_run)
             report.complete = ended = True
     except Unreadable as error:
         ended = True
-        _show(report, as_json=as_json, quiet=quiet, dry_run=dry_run)
+        _show(report, server, dry_run=dry_run)
         fail(str(error), "", USAGE)
     finally:
         if not ended:  # a call failed: what was answered before is stored
-            _show(report, as_json=as_json, quiet=quiet, dry_run=dry_run)
-    _show(report, as_json=as_json, quiet=quiet, dry_run=dry_run)
+            _show(report, server, dry_run=dry_run)
+    _show(report, server, dry_run=dry_run)
     if report.num_problems:
         raise typer.Exit(REFUSED)
 
@@ -309,11 +298,11 @@ def _outcome(answer: RewardStatus | Rejected) -> tuple[str, str]:
     return "unknown" if isinstance(answer, NotFound | Gone) else "refused", detail
 
 
-def _show(report: Report, *, as_json: bool, quiet: bool, dry_run: bool) -> None:
-    if as_json:
+def _show(report: Report, server: Server, *, dry_run: bool) -> None:
+    if server.as_json:
         echo_json(report.to_json(dry_run=dry_run))
         return
-    if not quiet:
+    if not server.quiet:
         found = report.to_json(dry_run=dry_run)
         names = ("applied", *PASSED, "unknown", "refused")
         counts = ", ".join(f"{found[name]} {name}" for name in names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from pathlib import Path
@@ -11,18 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.options import (
-    DEFAULT_URL,
     USAGE,
-    ApiKey,
-    AsJson,
     BanditName,
-    Quiet,
-    Url,
     columns,
     echo_json,
     fail,
 )
-from service.cli.remote import connected
+from service.cli.remote import Server, with_server, with_server_without_json
 
 if TYPE_CHECKING:
     from bandexa_client import SnapshotState, SnapshotSummary
@@ -37,16 +31,14 @@ def register(parent: typer.Typer) -> None:
 
 
 @app.command("list")
+@with_server
 def list_snapshots(
+    server: Server,
     bandit: Annotated[str | None, typer.Argument(help="A bandit of a running server.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="List those of all bandits in this directory, and check every file."),
     ] = None,
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """List the snapshots of a bandit, or those in a data directory."""
     if (bandit is None) == (data_dir is None):
@@ -55,12 +47,12 @@ def list_snapshots(
         rows = _on_disk(data_dir)
     else:
         assert bandit is not None
-        with connected(url, api_key) as client:
+        with server.connected() as client:
             answer = client.list_snapshots(bandit)
         rows = [_row(bandit, snapshot, answer.served) for snapshot in answer.snapshots]
-    if as_json:
+    if server.as_json:
         echo_json([dict(zip(HEAD, row, strict=True)) for row in rows])
-    elif quiet:
+    elif server.quiet:
         typer.echo("".join(f"{row[1]}\n" for row in rows), nl=False)
     else:
         typer.echo(columns(HEAD, rows))
@@ -104,15 +96,14 @@ def _on_disk(data_dir: Path) -> list[list[Any]]:
 
 
 @app.command("export")
+@with_server_without_json
 def export_snapshot(
+    server: Server,
     bandit: BanditName,
     file: Annotated[Path, typer.Argument(help="The file to create; it must not exist.")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    quiet: Quiet = False,
 ) -> None:
     """Save a bandit's served model in a file."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         data = client.export_snapshot(bandit)
     try:
         with file.open("xb") as out:
@@ -123,47 +114,40 @@ def export_snapshot(
         fail(f"{file} exists already", "name another file", USAGE)
     except OSError as error:
         fail(f"{file} cannot be written: {error}", status=USAGE)
-    if not quiet:
+    if not server.quiet:
         typer.echo(f"{bandit}: {len(data)} bytes in {file}")
 
 
 @app.command("import")
+@with_server
 def import_snapshot(
+    server: Server,
     bandit: BanditName,
     file: Annotated[Path, typer.Argument(help="A file written by `bandexa snapshots export`.")],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Replace a bandit's served model by a saved one."""
     try:
         data = file.read_bytes()
     except OSError as error:
         fail(f"{file} cannot be read: {error}", status=USAGE)
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         answer = client.import_snapshot(bandit, data)
-    _print_served(bandit, answer, as_json=as_json, quiet=quiet)
+    server.show(answer, _serves(bandit, answer))
 
 
+@with_server
 def rollback(
+    server: Server,
     bandit: BanditName,
     version: Annotated[
         int, typer.Argument(min=0, help="A version listed by `bandexa snapshots list BANDIT`.")
     ],
-    url: Url = DEFAULT_URL,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Serve an older snapshot again; what was learned after it is removed from the model."""
-    with connected(url, api_key) as client:
+    with server.connected() as client:
         answer = client.rollback(bandit, version)
-    _print_served(bandit, answer, as_json=as_json, quiet=quiet)
+    server.show(answer, _serves(bandit, answer))
 
 
-def _print_served(bandit: str, answer: SnapshotState, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        echo_json(dataclasses.asdict(answer))
-    elif not quiet:
-        typer.echo(f"{bandit}: serves snapshot {answer.snapshot}, at position {answer.position}")
+def _serves(bandit: str, answer: SnapshotState) -> str:
+    return f"{bandit}: serves snapshot {answer.snapshot}, at position {answer.position}"
