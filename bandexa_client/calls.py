@@ -329,7 +329,7 @@ class Calls(ABC):
 
     @shared
     async def values(self, bandit: str, *, limit: int = 100) -> Values:
-        """Return what arms and actions earned, with intervals that hold whenever one looks.
+        """Return what arms and actions earned, with intervals that hold at any time.
 
         `limit`: How many actions, those with the most values.
         """

@@ -4,7 +4,7 @@ Dates are compared with the wall time that a decision records, so that it can be
 
 The probabilities p of the bandit's own choice are projected: q is as close to p (by the divergence
 of Kullback and Leibler) as floors and caps allow, q(a) = clip(lambda p(a), floor, cap). The own
-pick a is kept with the probability min(1, q(a) / p(a)), and otherwise one is drawn by the rest of
+pick a stays with the probability min(1, q(a) / p(a)), and otherwise one is drawn by the rest of
 q. So q is the law of what is chosen, exactly, and a decision whose probabilities are within the
 limits is what it would be without them.
 

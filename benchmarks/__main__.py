@@ -51,7 +51,7 @@ PROOFS = {
     "power_loss": "acknowledged decisions and rewards survive a power loss at every kind of write",
     "damage": "damaged files are refused or repaired, and nothing is served wrongly",
     "bodies": "no body holds the event loop, or takes many times its size in memory",
-    "evaluation": "intervals of values and lifts hold whenever one looks, and how wide they are",
+    "evaluation": "intervals of values and lifts hold at any time, and how wide they are",
     "lift": "the counted lift of a learning bandit over its control covers the truth",
     "challengers": "a better challenger is promoted, an equal one is not, undoing restores",
     "clocks": "a wall clock that jumps removes, closes and forgets nothing early",

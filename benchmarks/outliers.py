@@ -1,7 +1,7 @@
 """Extreme inputs: the regret of disturbed runs over that of the same runs without the disturbance.
 
 A reward is linear in the elementwise product of context and action features, with noise. The
-disturbances touch what the bandit is told and leave what it earns as it is: one context value of
+disturbances touch what the bandit receives and leave what it earns as it is: one context value of
 1e6; one reward of 1e6; an action with a feature of 1e6 that is retired after 40 decisions; -999 for
 a missing value in 5 % of the rows (0, the mean, in the run without); a spare column that is 0 until
 row 1,200 and then of the size of 100 (0 for ever in the run without), and a column that is 0 until
@@ -57,7 +57,7 @@ class World:
         scene: The name of a scene; a run without its disturbance has the same rows and rewards.
         seed: Of all random numbers.
         horizon: Number of decisions.
-        disturbed: Whether the bandit is told what the scene is about.
+        disturbed: Whether the bandit receives what the scene is about.
     """
 
     def __init__(self, scene: str, seed: int, horizon: int, *, disturbed: bool) -> None:
@@ -71,11 +71,11 @@ class World:
         missing = rng.random(horizon) < MISSING_SHARE
         late_X = 2.0 * rng.normal(size=SIZE) / SIZE**0.5 * (np.arange(SIZE) == SIZE - 1)
         self.means = (x_NX * w_X + v_X) @ self.actions.T.astype(np.float64)
-        told = x_NX.astype(np.float32)
+        sent = x_NX.astype(np.float32)
         if scene == "missing":
-            told[missing, 2] = MISSING if disturbed else 0.0
+            sent[missing, 2] = MISSING if disturbed else 0.0
         elif scene == "context" and disturbed:
-            told[OUTLIER_AT, 2] = OUTLIER
+            sent[OUTLIER_AT, 2] = OUTLIER
         elif scene == "action":
             self.means[:, 0] -= 1.0
             if disturbed:
@@ -87,8 +87,8 @@ class World:
             plain_N = x_NX[:, -1] if scene == "live" else np.zeros(horizon)
             mean = SPARE_MEAN if scene == "spare" else 0.0
             raw_N = mean + LIVE_DEVIATION * x_NX[:, -1] if disturbed else plain_N
-            told[:, -1] = np.where(live, raw_N, 0.0)
-        self.contexts = told
+            sent[:, -1] = np.where(live, raw_N, 0.0)
+        self.contexts = sent
         self.noise = 0.1 * rng.normal(size=horizon)
         self.retires = scene == "action"
 

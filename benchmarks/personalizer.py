@@ -32,7 +32,7 @@ NEAR = 1.05  # of the best explorer
 
 
 def played(name: str, seed: int, world: str, steps: int) -> dict[str, Any]:
-    """Return what `play` tells of one policy on one stream."""
+    """Return what `play` measured of one policy on one stream."""
     stream = shop_stream(shop_world(world), seed=seed, horizon=steps)
     if name == OURS:
         return play(InProcessRanker("loop", seed), stream)
@@ -64,8 +64,8 @@ def main(argv: Sequence[str]) -> int:
         started, rows = time.perf_counter(), []
         for seed in seeds:
             rows.append(played(name, seed, given.world, given.steps))
-            told = f"{measure} seed {seed}: {rows[-1]['percent']:.2f} {rows[-1]['curve']}"
-            print(told, file=sys.stderr, flush=True)
+            line = f"{measure} seed {seed}: {rows[-1]['percent']:.2f} {rows[-1]['curve']}"
+            print(line, file=sys.stderr, flush=True)
         results[measure] = fmean(row["percent"] for row in rows)
         results[f"{measure}: seconds"] = round(time.perf_counter() - started, 1)
         return results[measure]

@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import fields
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
+_NAMES = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 def with_options(
@@ -20,29 +21,44 @@ def with_options(
     The command receives them as one value, its first argument. A field in `without` has no flag
     and its default.
     """
-    hints = get_type_hints(options, include_extras=True)
-    shared = [
-        inspect.Parameter(
-            option.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=option.default,
-            annotation=hints[option.name],
-        )
-        for option in fields(options)  # type: ignore[arg-type]  # a dataclass, as is said above
-        if option.name not in without
-    ]
+    return lambda command: _Command(command, options, without)
 
-    def decorate(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-        _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-        @functools.wraps(command)
-        def run(*args: P.args, **kwargs: P.kwargs) -> None:
-            values: dict[str, Any] = {option.name: kwargs.pop(option.name) for option in shared}
-            command(options(**values), *args, **kwargs)
+class _Command(Generic[Options]):
+    """A command as typer reads it, by its signature and its annotations.
 
-        # typer reads the flags and their types from these two attributes.
-        vars(run)["__signature__"] = inspect.Signature([*own, *shared])
-        run.__annotations__ = {option.name: option.annotation for option in (*own, *shared)}
-        return run
+    They are made when they are asked for: to read the annotations of all commands would take longer
+    than most commands.
+    """
 
-    return decorate
+    def __init__(
+        self,
+        command: Callable[Concatenate[Options, ...], None],
+        options: type[Options],
+        without: Collection[str],
+    ) -> None:
+        functools.update_wrapper(self, command, assigned=_NAMES)
+        self._command = command
+        self._options = options
+        self._without = without
+
+    def __call__(self, **given: Any) -> None:
+        shared = {name: given.pop(name) for name in self._shared}
+        self._command(self._options(**shared), **given)
+
+    @functools.cached_property
+    def _shared(self) -> tuple[str, ...]:
+        found = fields(self._options)  # type: ignore[arg-type]  # it is a dataclass
+        return tuple(field.name for field in found if field.name not in self._without)
+
+    @functools.cached_property
+    def __signature__(self) -> inspect.Signature:
+        _, *own = inspect.signature(self._command, eval_str=True).parameters.values()
+        hints = get_type_hints(self._options, include_extras=True)
+        declared = inspect.signature(self._options).parameters
+        shared = [declared[name].replace(annotation=hints[name]) for name in self._shared]
+        return inspect.Signature([*own, *shared])
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {name: each.annotation for name, each in self.__signature__.parameters.items()}

@@ -10,7 +10,7 @@ from bandexa_client.answers.sent import SENT
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean of values, with an interval that holds at 95 % whenever one looks.
+    """A mean of values, with an interval that holds at any time, at 95 %.
 
     Attributes:
         num: The number of values behind it.
@@ -131,7 +131,7 @@ class ChallengerScore:
         time: When that was, seconds since the epoch.
         seconds: CPU time that it took, about.
         lift, low, high: What it would have earned more than what was served, per decision, with an
-            interval that holds whenever one looks; None without decisions, or before 100.
+            interval that holds at any time; None without decisions, or before 100.
         value, served: What it would have earned, and what was earned.
         effective, mean_weight: How many rows its weights amount to, and their mean.
         reasons: Why nothing should be concluded; empty: it can be.

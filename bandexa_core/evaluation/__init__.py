@@ -1,4 +1,4 @@
-"""Evaluation: what a policy would earn, by a log; and intervals that hold whenever one looks."""
+"""Evaluation: what a policy would earn, by a log; and intervals that hold at any time."""
 
 from bandexa_core.evaluation.asymptotic import Asymptotic
 from bandexa_core.evaluation.betting import Betting

@@ -1,6 +1,6 @@
 """Groups of actions with equal features, such as the variants of a product.
 
-An encoder cannot tell them apart. Computed apart, their values would still differ by rounding,
+An encoder cannot distinguish them. Computed apart, their values would still differ by rounding,
 otherwise in each product, and rounding would choose among them. So each group is scored once.
 Legend: K rows, A features, G groups.
 """

@@ -39,7 +39,7 @@ RewardStatus = Literal["applied", "duplicate", "ignored", "aggregated", "pending
 StoredStatus = RewardStatus | Literal["corrected", "replaced"]
 CorrectionStatus = Literal["applied", "duplicate", "aggregated", "pending", "late"]
 ImportStatus = CorrectionStatus | Literal["void"]
-COMBINED = ("sum", "mean", "median", "min", "max")  # of all rewards, told apart by their ids
+COMBINED = ("sum", "mean", "median", "min", "max")  # of all rewards, distinguished by their ids
 COUNTED: tuple[StoredStatus, ...] = (
     "applied",
     "aggregated",
@@ -433,7 +433,7 @@ def positive_zero(reward: Outcome) -> Outcome:
 
 
 def joined(partials: tuple[float, ...], reward: float, aggregate: str) -> tuple[float, ...]:
-    """Return what is kept of the rewards that count after one more; see `ItemState`."""
+    """Return what is stored of the rewards that count after one more; see `ItemState`."""
     if aggregate in ("first", "last"):
         return (reward,)
     if aggregate in ("sum", "mean"):

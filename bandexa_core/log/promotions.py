@@ -49,7 +49,7 @@ class Promotion(NamedTuple):
     Attributes:
         challenger: The challenger.
         generation: What was served before.
-        version: The snapshot that was served before; it is kept, so that it can be restored.
+        version: The snapshot that was served before; it is retained, so that it can be restored.
         position, time: Of its row; 0 while it is none.
     """
 

@@ -1,7 +1,7 @@
 """Named features: plain JSON objects in, rows of float32 out.
 
 `Features` declare fields, or let them type themselves; `accept` checks the object of a request and
-returns the bytes that a log keeps of it; `fit` learns an `Encoding` from the objects of a log, and
+returns the bytes that a log stores of it; `fit` learns an `Encoding` from the objects of a log, and
 `Encoding.encode` makes rows. Values and pure functions, without clock, file or network; they may be
 used from any thread.
 """

@@ -10,9 +10,9 @@ from typing import Any
 
 from bandexa_core.schema.features import Features, field_around
 from bandexa_core.schema.fields import CategoriesField, Field, VectorField
-from bandexa_core.schema.kept import kept, personal_around
 from bandexa_core.schema.limits import MAX_ENTRIES
 from bandexa_core.schema.objects import JsonObject, dumps, leaves, shown
+from bandexa_core.schema.personal import as_logged, personal_around
 from bandexa_core.schema.values import (
     as_number,
     as_text,
@@ -58,7 +58,7 @@ def check(features: Features, value: JsonObject, side: str) -> None:
 
 
 def accept(features: Features, value: JsonObject, side: str, salt: bytes = b"") -> bytes:
-    """Check an object of a request, and return the bytes that a log keeps of it.
+    """Check an object of a request, and return the bytes that a log stores of it.
 
     Args:
         features: What is declared.
@@ -70,7 +70,7 @@ def accept(features: Features, value: JsonObject, side: str, salt: bytes = b"") 
         ValueError: As `check`.
     """
     check(features, value, side)
-    return dumps(kept(features, value, salt), side)
+    return dumps(as_logged(features, value, salt), side)
 
 
 def _check_unknown(features: Features, path: str, side: str) -> None:

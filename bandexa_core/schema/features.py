@@ -32,7 +32,7 @@ class Features:
         strict: Refuse values that would have to be converted, such as "7" for a number.
         learned: The type of each declared field as a model sees it: what is logged as a digest is a
             category, and what is not logged is no input.
-        personal: The rule of each field whose values are not kept as they are.
+        personal: The rule of each field whose values are not stored as they are.
 
     Raises:
         ValueError: A path, a limit or a combination is wrong; the message names the path.

@@ -21,7 +21,7 @@ from bandexa_core.schema.limits import (
 LogRule = Literal["keep", "hash", "drop"]
 NumberScale = Literal["auto", "linear", "log", "quantile"]
 AUTO_BINS = 8
-MAX_LEVELS = 12  # values of a number that are told apart one by one
+MAX_LEVELS = 12  # values of a number that are distinguished one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

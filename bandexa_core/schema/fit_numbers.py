@@ -40,7 +40,7 @@ def fit_number(
         known: Scale and bins that were declared.
         x_N: The numbers.
         weights_N: Their weights, above 0.
-        missing: Whether a column tells that it is missing.
+        missing: Whether a column says that it is missing.
     """
     believed = np.abs(x_N) <= MAX_NUMBER
     x_N, weights_N = x_N[believed], weights_N[believed]

@@ -8,7 +8,7 @@ known by namespace and name, so one that comes twice is one feature.
 
 Here a path is NAMESPACE.NAME, or the name alone at the top. An array of numbers is a vector, a
 `_text` its words. What is beyond the limits of named features in Vowpal Wabbit's eyes is no mistake
-(long texts, huge whole numbers): it is shortened to what tells it apart.
+(long texts, huge whole numbers): it is shortened to what identifies it.
 """
 
 from __future__ import annotations

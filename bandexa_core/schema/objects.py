@@ -1,4 +1,4 @@
-"""Plain JSON objects: their fields by dotted paths, and the bytes that a log keeps of them.
+"""Plain JSON objects: their fields by dotted paths, and the bytes that a log stores of them.
 
 Nested objects are flattened: {"user": {"age": 3}} has the path "user.age", as {"user.age": 3} has.
 null is the same as an absent key. An object may come from JSON, from msgpack or from Python; what

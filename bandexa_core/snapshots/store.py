@@ -310,7 +310,7 @@ class SnapshotStore:
     def clean(self) -> list[str]:
         """Remove what crashes left of `publish` and `prune`; return the names of the directories.
 
-        It must not run beside `publish` or `prune`, whose unfinished directories look the same.
+        It must not run beside `publish` or `prune`, whose unfinished directories are alike.
         """
         with self._disk("clean", self._root):
             names = [name for name in self._names() if _LEFTOVER_NAME.fullmatch(name)]

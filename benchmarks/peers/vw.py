@@ -3,7 +3,7 @@
 The context is the namespace `c`, an action's id `i` and its features `f`. Without the products an
 action's rank could not depend on the context, so `-q ci` and, where actions have features, `-q cf`
 are given; everything else is the library's default. `--squarecb` and `--regcb` need the range of
-costs, and are told that of the stream's rewards. A cost is the negative reward.
+costs, and receive that of the stream's rewards. A cost is the negative reward.
 
 Where it is given objects, the context is a feature `name=value` for each text and `name:value` for
 each number, as a user of the library writes them.

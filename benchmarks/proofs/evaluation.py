@@ -1,4 +1,4 @@
-"""Proves that intervals hold whenever one looks: how often they ever miss, and how wide they are.
+"""Proves that intervals hold at any time: how often they ever miss, and how wide they are.
 
 Logs are simulated with and without an effect. An interval misses when the value is outside of it
 after any row. The limit is 5 % of the runs; what a limit can hold back by chance is not allowed
@@ -307,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
         wrong += more
         for log, figures in found.items():
             results |= {f"{log}: {name}": value for name, value in figures.items()}
-    claim = "no interval misses in more than 5 % of the runs, whenever one looks"
+    claim = "no interval misses in more than 5 % of the runs, at any time"
     return report("evaluation", results, given.json, wrong=wrong, claim=claim)
 
 

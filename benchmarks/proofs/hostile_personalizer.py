@@ -20,7 +20,7 @@ from benchmarks.proofs.hostile_frame import Attack, Proof
 from benchmarks.proofs.hostile_values import HostileValues
 from benchmarks.server import Server
 
-MEASURED = 1000  # cases between two looks at the memory
+MEASURED = 1000  # cases between two measurements of the memory
 RSS_RISE = 0.1
 ROOTS = (
     "/personalizer/v1.0", "/personalizer/v1.1-preview.3", "//personalizer/v1.1-preview.1",

@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
         "seen above 0": len(seen), "median decisions until then": float(np.median(seen or [0])),
     }  # fmt: skip
     wrong = [] if num >= 0.95 * given.worlds else [f"covered in {num} of {given.worlds} worlds"]
-    claim = "the interval covers the truth in 95 % of the worlds, whenever one looks"
+    claim = "the interval covers the truth in 95 % of the worlds, at any time"
     return report("lift", results, given.json, wrong=wrong, claim=claim)
 
 

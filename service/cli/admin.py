@@ -132,7 +132,7 @@ def show_values(
     bandit: BanditName,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many actions.")] = 20,
 ) -> None:
-    """Show what arms and actions earned, with intervals that hold whenever you look."""
+    """Show what arms and actions earned, with intervals that hold at any time."""
     with server.connected() as client:
         found = client.values(bandit, limit=limit)
     if server.as_json:

@@ -266,10 +266,10 @@ class Doors:
         self.count(reason)
 
     def _report(self) -> None:
-        told = ", ".join(f"{number} {reason}" for reason, number in self._closed.items())
+        reasons = ", ".join(f"{number} {reason}" for reason, number in self._closed.items())
         log.warning(
             "connections closed: %s; %d are open, of at most %d",
-            told, len(self._connections), self.most,
+            reasons, len(self._connections), self.most,
         )  # fmt: skip
         self._closed.clear()
 

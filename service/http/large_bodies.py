@@ -37,7 +37,7 @@ class LargeBodies:
 def _without_collections(work: Callable[[], T]) -> T:
     """Call `work` while the garbage collector rests.
 
-    It would look through all of a large body again and again while that is decoded, which takes
+    It would search all of a large body again and again while that is decoded, which takes
     longer than decoding it, and nothing in a body refers to itself.
     """
     gc.disable()

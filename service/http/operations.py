@@ -1,6 +1,6 @@
 """What the OpenAPI document says of each call beside its bodies: id, tag, summary, examples.
 
-It is read from `static/openapi/TAG.json` when the document is asked for. Names are kept for good:
+It is read from `static/openapi/TAG.json` when the document is asked for. Names stay for good:
 clients are generated from them. Where the Python client has a method for a call, the id is its
 name.
 """

@@ -1,6 +1,6 @@
 """The challengers of a bandit: other configurations that learn its log beside it.
 
-What is declared and what was found out of each is a row of the store, and is kept here as a value.
+What is declared and what was found out of each is a row of the store, and is here as a value.
 Their trials and promotions are rows of the log (see `bandexa_core.log.promotions`): whatever a kill
 interrupts, the log says how far it came.
 """

@@ -56,7 +56,7 @@ class Engine:
         eraser: Erases decisions.
         reconfiguring: Brings wanted configurations about.
         amending: Voids and corrects values.
-        keeping: Tells the other processes of the server what changes.
+        keeping: Announces what changes to the other processes of the server.
     """
 
     settings: Settings

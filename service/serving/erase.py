@@ -13,12 +13,12 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from bandexa_core.ids import DecisionId
+from service.serving.background import BackgroundTasks
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.recent import RecentDecisions
@@ -85,21 +85,20 @@ class Eraser:
         self._rounds = rounds
         self._find = find
         self._reader = store.reader()  # of a few rows
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks(
+            "erasing", "an erasure is not finished; the next start goes on"
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Finish what is open; at the exit, stop: the next start goes on."""
         for erasure in self._reader.erasures():
             log.info("erasure %d is finished, which an earlier process began", erasure.number)
-            self._start(self._finish(erasure))
+            self._tasks.start(self._finish(erasure))
         try:
             yield
         finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await self._tasks.end()
             self._reader.close()
 
     async def erase(
@@ -120,18 +119,7 @@ class Eraser:
         """
         key = None if bandit is None else bandit.key
         erasure = await self._commit(self._store.begin_erasure, key, unit, tuple(ids))
-        return await asyncio.shield(self._start(self._finish(erasure)))
-
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work, name="erasing")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an erasure is not finished; the next start goes on: %s", error)
+        return await asyncio.shield(self._tasks.start(self._finish(erasure)))
 
     async def _finish(self, erasure: Erasure) -> Erased:
         num, samples = Counter[int](), 0

@@ -17,6 +17,7 @@ from functools import partial
 from bandexa_core.ids import BanditUid
 from bandexa_core.log.promotions import Trip
 from service.observe.evidence import Evidence
+from service.serving.background import end_tasks
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.standing import Standing
@@ -107,10 +108,7 @@ class Guarding:
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(self._tasks.values())
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from bandexa_core.features.byte_rows import longest, resized
 from bandexa_core.policies.named_inputs import object_of, padded
 from bandexa_core.schema import Features, accept, to_bytes
-from bandexa_core.schema.kept import is_digest, kept
 from bandexa_core.schema.objects import flatten
+from bandexa_core.schema.personal import as_logged, is_digest
 from bandexa_core.spec import MAX_REWARD
 from bandexa_core.spec.inputs import ActionsSpec, ContextSpec
 from service.store.errors import InvalidRequest
@@ -118,7 +118,7 @@ class NamedSide:
             for path, known in self.declared.fields.items()
         }
         declared = replace(self.declared, fields=fields)
-        found = [to_bytes(kept(declared, object_of(row), self.salt)) for row in rows]
+        found = [to_bytes(as_logged(declared, object_of(row), self.salt)) for row in rows]
         size = max(self.max_bytes, *map(len, found), 0)
         return np.array([padded(data, size) for data in found])
 

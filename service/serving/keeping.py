@@ -22,7 +22,7 @@ from service.store.socket.messages import Counted
 
 
 class Keeping:
-    """Listens to the hub, and tells it what changes here.
+    """Follows the hub, and announces to it what changes here.
 
     Args:
         hub: The other processes; None: there are none.

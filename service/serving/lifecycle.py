@@ -77,7 +77,7 @@ async def running(
 
     Raises:
         StoreError: The database cannot be served. A single bandit that cannot is set aside.
-        StartGivenUp: `progress` was told so before all bandits were recovered.
+        StartGivenUp: `progress` gave up before all bandits were recovered.
     """
     progress = progress or StartProgress()
     loop = asyncio.get_running_loop()

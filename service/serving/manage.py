@@ -48,7 +48,7 @@ async def put_bandit(
     What has to be relearned from the log for a change is learned after the return, and served
     then; see `reconfiguring`. `given`: the keys that the request names. `wanted`: the versions of
     the configuration that the change is for; see `check_version`. A change that is there already
-    may be repeated: whoever lost its answer is not told of their own change.
+    may be repeated: whoever lost its answer is not refused for their own change.
 
     Raises:
         ConfigurationChanged: It is for another version.

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from bandexa_core.ids import BanditUid
+from service.serving.background import end_tasks
 from service.serving.bandit import Bandit
 from service.serving.rounds import Rounds
 from service.training.errors import BanditGone, RoundFailed, ServerEnds
 
 log = logging.getLogger(__name__)
 AGAIN_S = 30.0  # until an attempt that failed is made again
-POLLED_S = 0.1  # how often one who waits looks for an error
+POLLED_S = 0.1  # how often one who waits checks for an error
 
 
 class Reconfiguring:
@@ -53,10 +54,7 @@ class Reconfiguring:
         try:
             yield
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(self._tasks.values())
 
     def start(self, bandit: Bandit) -> None:
         """Have the wanted configuration of a bandit learned from now on, where there is one."""

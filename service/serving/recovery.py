@@ -27,6 +27,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics
 from service.serving.applier import Failure
+from service.serving.background import end_tasks
 from service.serving.bandit import Bandit
 from service.serving.errors import BanditFailed
 from service.serving.threads import in_own_thread
@@ -116,10 +117,7 @@ class Recovery:
         try:
             yield
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(self._tasks.values())
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._loader, self._reader.close)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
 
 from bandexa_core.ids import BanditUid
+from service.serving.background import BackgroundTasks
 from service.serving.bandit import Bandit
 from service.serving.rounds import Rounds
 from service.store.errors import StoreError
@@ -22,7 +22,6 @@ from service.store.records import Relearning
 from service.training.errors import BanditGone, RoundFailed
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 AGAIN_S = 30.0  # until a rebuild that failed is tried again
 
 
@@ -47,33 +46,21 @@ class Relearner:
         self._find = find
         self._served = served
         self._reader = store.reader()  # of a few rows
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks(
+            "relearning", "models are not rebuilt any more until the next start"
+        )
         self._begun: dict[BanditUid, asyncio.Task[bool]] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Rebuild what an earlier process has left, and what fails; at the exit, stop."""
         self.note(self._reader.relearning())
-        self._start(self._rebuild_all())
+        self._tasks.start(self._rebuild_all())
         try:
             yield
         finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
+            await self._tasks.end()
             self._reader.close()
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name="relearning")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("models are not rebuilt any more until the next start: %s", error)
 
     def note(self, marks: Sequence[Relearning]) -> list[Bandit]:
         """Have the models of live bandits rebuilt by their next round; returns these bandits."""
@@ -90,7 +77,7 @@ class Relearner:
         uid = bandit.record.uid
         task = self._begun.get(uid)
         if task is None or task.done():
-            task = self._begun[uid] = self._start(self.rebuild(bandit))
+            task = self._begun[uid] = self._tasks.start(self.rebuild(bandit))
             task.add_done_callback(lambda task: self._forget(uid, task))
         return task
 

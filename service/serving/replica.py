@@ -178,7 +178,7 @@ class Replica:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the bandits of the store cannot be read: %s", error)
             asyncio.get_running_loop().call_later(1.0, self._sync)
-        elif self._sync_again:  # asked for since the last look
+        elif self._sync_again:  # asked for since the last check
             self._sync_again = False
             self._sync()
 

@@ -21,7 +21,7 @@ class Estimated(NamedTuple):
     Attributes:
         num: The number of values behind it.
         mean: The mean; None without values.
-        interval: An interval that holds whenever one looks, with probability 0.95; None where there
+        interval: An interval that holds at any time, with probability 0.95; None where there
             is none yet.
     """
 

@@ -72,7 +72,7 @@ class ClockState(NamedTuple):
 
 
 class ServiceClock:
-    """Tells service time; calling it returns the time in seconds since the epoch.
+    """The clock of service time; calling it returns the time in seconds since the epoch.
 
     Args:
         wall: The wall clock, seconds since the epoch.

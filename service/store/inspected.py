@@ -1,4 +1,4 @@
-"""What `bandexa doctor` is told of a database."""
+"""What `bandexa doctor` learns about a database."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Objects with named features: as the store keeps them, and as rows of one size.
+"""Objects with named features: as they are stored, and as rows of one size.
 
 A model and its log rows have an object as its JSON, with zeros behind it: as many as make it as
-long as the bandit allowed when it was created. The store keeps the JSON alone, and so do the
+long as the bandit allowed when it was created. The store has the JSON alone, and so do the
 records of decisions. A limit that changes thus changes nothing that is stored.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.policies.named_inputs import object_of, padded
-from bandexa_core.schema.kept import identity
+from bandexa_core.schema.personal import identity
 from bandexa_core.spec.inputs import ActionsSpec, ContextSpec
 
 

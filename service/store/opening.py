@@ -56,7 +56,7 @@ def open_store(
 
 
 def log_uid(url: PostgresUrl) -> str:
-    """Return what tells the log of a database from every other one.
+    """Return what identifies the log of a database among all others.
 
     Raises:
         StoreUnreadable: There is no such store.

@@ -44,7 +44,7 @@ from service.store.records import (
 
 T = TypeVar("T")
 MAX_AUDIT = 100_000  # entries of one name
-UNWATCHED_S = 3.0  # a longer gap between looks at the windows: the service was not ready
+UNWATCHED_S = 3.0  # a longer gap between checks of the windows: the service was not ready
 Durability = Literal["commit", "os"]
 Done = Callable[[T | None, Exception | None], None]
 Deliver = Callable[[Callable[[], None]], object]

@@ -237,7 +237,7 @@ class LogReader(Reader, Protocol):
         """Return the position up to which all rows are older than `time`, a service time."""
 
     def with_old_rows(self, before: float, change_bytes: int) -> set[int]:
-        """Return the bandits that retention has to look at, of all that are not deleted.
+        """Return the bandits that retention has to check, of all that are not deleted.
 
         Their oldest decision or learn row is older than `before`, or the changes of their
         catalogue take more than `change_bytes`.

@@ -168,14 +168,14 @@ class ScheduledBackups:
             with contextlib.suppress(OSError):  # it has ended already
                 niceness = self._settings.trainer_niceness
                 os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
-            told, _ = await process.communicate()
+            output, _ = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode == 0:
             return None
-        lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
         return f"bandexa {name}: status {process.returncode}: {'; '.join(lines[-LAST_LINES:])}"
 
     def _failed(self, standing: BackupStanding, error: str) -> None:

@@ -70,7 +70,7 @@ def test_the_command_line_imports_typer_alone() -> None:
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     packages = set(json.loads(found)) - sys.stdlib_module_names
-    assert packages <= {"service", "bandexa_core", *TYPER}
+    assert packages <= {"service", "bandexa_core", "simulators", *TYPER}
 
 
 def test_the_variables_of_commands_are_those_that_settings_leave_alone() -> None:

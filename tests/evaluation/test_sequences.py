@@ -1,4 +1,4 @@
-"""Intervals that hold whenever one looks: coverage, parts, states, and what they refuse."""
+"""Intervals that hold at any time: coverage, parts, states, and what they refuse."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bandexa_core.policies.named_inputs import object_of
-from bandexa_core.schema.kept import digest
+from bandexa_core.schema.personal import digest
 from bandexa_core.spec.inputs import ContextSpec
 from service.serving.inputs import NamedSide
 

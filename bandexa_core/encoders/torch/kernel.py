@@ -228,5 +228,5 @@ class KernelServing:
 
 
 def _hash_weights(size: int) -> NDArray[np.float64]:
-    """Return fixed weights whose sum of an action's features tells actions apart."""
+    """Return fixed weights, by which sums of features differ from action to action."""
     return np.random.Generator(np.random.Philox(key=1)).standard_normal(size)

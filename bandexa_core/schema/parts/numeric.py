@@ -3,7 +3,7 @@
 The pieces are the piecewise-linear encoding of Gorishniy, Rubachev and Babenko, "On Embeddings for
 Numerical Features in Tabular Deep Learning", NeurIPS 2022: with edges e_0 < ... < e_T, piece t is
 (x - e_t) / (e_{t+1} - e_t), 0 below and 1 above; the first goes down to -1 and the last up to 2, so
-that values outside of the edges are told apart without owning the model. Where every value is an
+that values outside of the edges are recognised without owning the model. Where every value is an
 edge, a linear model of the pieces can give each value its own effect, as with a column per value,
 while neighbours share what is learned.
 """

@@ -22,7 +22,7 @@ class Part:
 
     Attributes:
         path: Where the value is in an object.
-        missing: Whether a column, the last one, tells that the value is missing.
+        missing: Whether a column, the last one, says that the value is missing.
     """
 
     kind: ClassVar[str] = ""

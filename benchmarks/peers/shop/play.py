@@ -70,8 +70,8 @@ def scored(stream: ShopStream) -> Stream:
 def _reports(stream: ShopStream, t: int, action_id: str, reward: float) -> list[_Due]:
     """Return what will be known of a decision: a click that is not too late, and the close."""
     click_s = stream.reported_s(t) if reward > 0.0 else None
-    heard = reward if click_s is not None else 0.0
-    out = [_Due(stream.closes_s(t), True, t, Report(t, action_id, heard, closed=True))]
+    reported = reward if click_s is not None else 0.0
+    out = [_Due(stream.closes_s(t), True, t, Report(t, action_id, reported, closed=True))]
     if click_s is not None:
         out.append(_Due(click_s, False, t, Report(t, action_id, reward, closed=False)))
     return out

@@ -1,4 +1,4 @@
-"""What plays a shop: a policy that is shown JSON objects and told of clicks when they are known."""
+"""What plays a shop: a policy that receives JSON objects, and clicks once they are known."""
 
 from __future__ import annotations
 

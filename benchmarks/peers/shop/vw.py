@@ -5,7 +5,7 @@ Context and action are one namespace each, written as its text format suggests: 
 the moment of a visit its hour and its weekday, that of a launch the days since then, and null or a
 missing field nothing. An action has its id as a feature, too. `-q ca` is given, because without
 products an action's rank could not depend on the context. `--squarecb` needs the range of costs and
-is told that of the rewards; everything else is the library's default. A cost is the negative
+receives that of the rewards; everything else is the library's default. A cost is the negative
 reward, and money is in hundreds: of 1, 10, 100 and 350, this divisor suited the library best on
 seeds 50 to 53.
 

@@ -1,4 +1,4 @@
-/** What is sent and answered, by names; and how an answer is told from anything else. */
+/** What is sent and answered, by names; and how an answer is distinguished from anything else. */
 
 import type { Features } from "./arrays.js";
 import { isObject, type Problem, type Rejected, rejection } from "./errors.js";

@@ -266,7 +266,7 @@ export class BanditClient {
     return this.#send("set_mode", [bandit], reads("BanditAnswer"), options, { body: mode });
   }
 
-  /** Return what arms and actions earned, with intervals that hold whenever one looks. */
+  /** Return what arms and actions earned, with intervals that hold at any time. */
   values(bandit: string, options: CallOptions & { limit?: number } = {}): Promise<Values> {
     const sent = { query: { limit: options.limit } };
     return this.#send("values", [bandit], reads("ValuesAnswer"), options, sent);

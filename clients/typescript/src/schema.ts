@@ -650,7 +650,7 @@ export interface components {
             /** @description All decisions that were made for this user or session. */
             unit?: string | null;
         };
-        /** @description A mean of values, with an interval that holds whenever one looks, at 95 %. */
+        /** @description A mean of values, with an interval that holds at any time, at 95 %. */
         EstimateState: {
             /** @description The upper end. */
             high: number | null;
@@ -1368,7 +1368,7 @@ export interface components {
             learned: number;
             /** @description What it would have earned more than what was served, per decision. */
             lift: number | null;
-            /** @description The interval of that, which holds whenever one looks, for all challengers of a bandit together at 95 %; null before 100 decisions. */
+            /** @description The interval of that, which holds at any time, for all challengers of a bandit together at 95 %; null before 100 decisions. */
             low: number | null;
             /** @description Their mean, which should be 1. */
             mean_weight: number | null;
@@ -2020,7 +2020,7 @@ export const CALLS = {
     void_rewards: ["POST", "/bandits/{name}/rewards/void"],
 } as const;
 
-/** Fields that an answer always has, with their types, to tell it from anything else. */
+/** Fields that an answer always has, with their types, to distinguish it from anything else. */
 export const FIELDS = {
     ActionList: { total: "integer", actions: "list" },
     ActionRef: { id: "string", index: "integer" },

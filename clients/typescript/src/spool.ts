@@ -193,7 +193,7 @@ function hasEnded(path: string, name: string): boolean {
   return (beginOf(Number(pid)) ?? 0) !== Number(begin); // another process has its number
 }
 
-/** Return when a process began, in the system's ticks; undefined: the system does not tell. */
+/** Return when a process began, in the system's ticks; undefined: the system does not say. */
 function beginOf(pid: number): number | undefined {
   try {
     const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ").at(-1)?.split(" ");

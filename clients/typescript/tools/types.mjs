@@ -122,7 +122,7 @@ const written =
   `export interface operations {\n${rows.map((row) => row.type).join("")}}\n\n` +
   `/** Method and path of each call. */\n` +
   `export const CALLS = {\n${rows.map((row) => row.call).join("")}} as const;\n\n` +
-  `/** Fields that an answer always has, with their types, to tell it from anything else. */\n` +
+  `/** Fields that an answer always has, with their types, to distinguish it from anything else. */\n` +
   `export const FIELDS = {\n${checked}} as const;\n`;
 if (process.argv.includes("--check")) {
   if (readFileSync(SCHEMA, "utf8") !== written) {

@@ -81,8 +81,8 @@ async def reset_model(engine: Engine, name: str, by: str) -> None:
     before = trail.snapshot_of(engine, name)
     every = Selection(None, None, None, None)
     found = await engine.amending.void(bandit, every, dry_run=False, wait=True)
-    told = {"values": found.values, "decisions": found.decisions}
-    await trail.note(engine, name, by, "DELETE /personalizer model", before, told)
+    counts = {"values": found.values, "decisions": found.decisions}
+    await trail.note(engine, name, by, "DELETE /personalizer model", before, counts)
     if found.pending:
         raise Refused("ModelResetFailed", "the values are void; the model is rebuilt later", 503)
 

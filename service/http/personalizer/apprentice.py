@@ -1,7 +1,7 @@
 """What is reported of the learning mode Apprentice: how often the bandit would choose the same.
 
 The caller's own action is served, and the bandit learns from its rewards. Beside each decision it
-is asked which action it expects most of; equal ones are told apart at random, so that a bandit that
+is asked which action it expects most of; equal ones are ordered at random, so that a bandit that
 knows nothing does not seem to imitate. Counts are those since the server's start.
 """
 

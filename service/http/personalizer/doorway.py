@@ -354,8 +354,8 @@ async def _put_service(door: Doorway, asked: Asked) -> Answer:
         needs_retrain=asked.call.generation == "2022",
     )  # fmt: skip
     answer = await _get_service(door, asked)
-    told = ((NOT_USED, ", ".join(ignored).encode()),) if ignored else ()
-    return answer._replace(headers=told)
+    headers = ((NOT_USED, ", ".join(ignored).encode()),) if ignored else ()
+    return answer._replace(headers=headers)
 
 
 async def _get_model_properties(door: Doorway, asked: Asked) -> Answer:

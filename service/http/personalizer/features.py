@@ -9,7 +9,7 @@ from bandexa_core.schema.namespaces import Features, WrongFeature
 from service.store.errors import InvalidRequest
 
 EVENT = "_event"  # the id of an event, where that of its decision does not say it; no feature
-SLOTS = "_slots"  # on the first slot: what tells all slots of its event apart; no feature
+SLOTS = "_slots"  # on the first slot: what identifies all slots of its event; no feature
 
 
 def united(objects: Features, field: str, top: str = "") -> dict[str, Any]:

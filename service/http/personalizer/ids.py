@@ -2,7 +2,7 @@
 
 An event's id becomes the id of a decision that is the bandit's own: `pz:BANDIT:EVENT` where that is
 one, else `pz-` and a digest. Slots of one event are decisions of their own. The id of an action
-stays what it is where it can. What was replaced is kept beside the decision: the event's in its
+stays what it is where it can. What was replaced is stored beside the decision: the event's in its
 context, the action's in its features, and callers only ever see their own.
 """
 
@@ -35,7 +35,7 @@ def reward_of(bandit: str, decision: DecisionId, request: str) -> str:
 
 
 def is_digest(decision: DecisionId) -> bool:
-    """Whether an id says nothing of the event's own, so that it has to be kept."""
+    """Whether an id says nothing of the event's own, so that it has to be stored."""
     return decision.startswith(DIGEST)
 
 

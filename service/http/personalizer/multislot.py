@@ -39,7 +39,7 @@ from service.store.errors import Conflict, InvalidRequest
 from service.store.objects import row_identity
 from service.store.records import RewardReport
 
-_MARK = 12  # digits that tell the slots of an event apart
+_MARK = 12  # digits that identify the slots of an event
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ async def bandit_values(
     follower: FollowerDep,
     limit: Annotated[int, Query(ge=1, le=MAX_ACTIONS, description="How many actions.")] = 100,
 ) -> ValuesAnswer:
-    """Return what arms and actions earned, with intervals that hold whenever one looks."""
+    """Return what arms and actions earned, with intervals that hold at any time."""
     bandit = engine.bandit(name)
 
     def found() -> tuple[int, list[EarnedByAction]]:

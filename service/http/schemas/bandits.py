@@ -155,7 +155,7 @@ class PlanAnswer(BaseModel):
 
 
 class EstimateState(BaseModel):
-    """A mean of values, with an interval that holds whenever one looks, at 95 %."""
+    """A mean of values, with an interval that holds at any time, at 95 %."""
 
     num: int = Field(description="The number of values behind it.")
     mean: float | None = Field(description="null without values.")

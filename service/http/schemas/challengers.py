@@ -97,7 +97,7 @@ class ScoreState(BaseModel):
         description="What it would have earned more than what was served, per decision."
     )
     low: float | None = Field(
-        description="The interval of that, which holds whenever one looks, for all challengers of a"
+        description="The interval of that, which holds at any time, for all challengers of a"
         " bandit together at 95 %; null before 100 decisions."
     )
     high: float | None

@@ -67,7 +67,7 @@ class Noting:
         self._follower.note([each for each in changes if each.bandit in uids])
 
     async def run(self) -> None:
-        """Look again and again."""
+        """Compare again and again."""
         while True:
             begun = time.monotonic()
             try:

@@ -30,7 +30,7 @@ class Windows:
             self.matures[key] = matures - self.offset
 
     def watch(self, now: float, newest: float | None) -> None:
-        """Note that somebody looks at the windows now.
+        """Note that the windows are checked now.
 
         Args:
             now: Service time.

@@ -1,7 +1,7 @@
 """Classifies errors of the database: is one operation wrong, or is the database away?
 
-What a lost connection leaves in doubt is told as an outage: the caller repeats the request by its
-id, and finds what was stored.
+What a lost connection leaves in doubt is reported as an outage: the caller repeats the request by
+its id, and finds what was stored.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ statement, with the look-ups behind it. A group with any other operation is a tr
 they run in their order, as on SQLite. What an operation raises that the service knows fails that
 operation alone; after an unexpected error the operations of the group run one at a time.
 
-A lost connection leaves the group in doubt: its callers are told that the store is away, and repeat
+A lost connection leaves the group in doubt: its callers receive that the store is away, and repeat
 their requests by their ids. Writes are refused until a connection has the lock again and finds the
 logs as they were; where it does not, this process must end, and a new one builds its models from
 what is stored.

@@ -1,4 +1,4 @@
-"""Looks at a database for `bandexa doctor`; changes nothing."""
+"""Inspects a database for `bandexa doctor`; changes nothing."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Opening:
             return stored_clock(db)
 
     def log_uid(self) -> str:
-        """Return what tells the log from every other one."""
+        """Return what identifies the log among all others."""
         with closing(ReadConnection(self._url)) as db:
             return str(db.execute("SELECT value FROM meta WHERE key = 'log_uid'").fetchone()[0])
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class DatabaseClock:
-    """The wall clock of the database, as this machine goes on counting between two looks at it."""
+    """The wall clock of the database, which this machine counts on between two readings."""
 
     def __init__(self, session: Session) -> None:
         self._ahead = 0.0

@@ -400,7 +400,7 @@ class SocketStore:
         return open_counting(self._database)
 
     def close(self) -> None:
-        """See `EventStore.close`; what was sent is stored, or nobody was told that it is."""
+        """See `EventStore.close`; what was sent is stored, or nobody received that it is."""
         self._is_closed = True
         self._keys.close()
         if self._connecting is not None:

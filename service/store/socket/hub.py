@@ -2,7 +2,7 @@
 
 It runs on the event loop. Operations that arrive in one frame are handed to the store together, so
 that they are committed together. The answers of a commit leave together, and behind them, to every
-process, which logs have grown: whoever hears of a row can read it.
+process, which logs have grown: a row that is announced can be read.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Hub:
     # -- what is asked ------------------------------------------------------------------------
 
     def hello(self) -> tuple[m.Hello, list[tuple[int, int, Any]]]:
-        """Return what a process is told that begins to follow."""
+        """Return what a process receives as it begins to follow."""
         news: list[tuple[int, int, Any]] = [
             (0, m.BANDITS, None), (0, m.HEADS, dict(self._heads)), (0, m.SERVED, self._served),
         ]  # fmt: skip

@@ -41,7 +41,7 @@ RESULT, ERROR, HEADS, BANDITS, SERVED, SETTLE, CLOCK, SHOW = range(8)
 
 
 class Hello(NamedTuple):
-    """What a process is told that begins to follow.
+    """What a process receives as it begins to follow.
 
     Attributes:
         epoch: The epoch of the store's opening.

@@ -1,7 +1,7 @@
 """The newest groups of all logs, in memory: followers in this process do not read them back.
 
 The writer collects the groups of its transaction and adds them once that is committed. Readers in
-the same process look here first. Reading a row back from the database costs more than applying it,
+the same process read here first. Reading a row back from the database costs more than applying it,
 because each commit empties the page cache of every other connection.
 """
 

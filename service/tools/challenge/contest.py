@@ -57,7 +57,7 @@ class Contest:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Contest]:
-        """Look after challengers until the exit; a comparison under way is lost."""
+        """Compare challengers until the exit; a comparison under way is lost."""
         tasks = [
             asyncio.create_task(self._forever(step), name="challengers")
             for step in (self._compare_one, self._take_steps)

@@ -11,7 +11,7 @@ the same model of rewards, so that nothing is left of rows where the two agree. 
 the probability of the chosen action alone, p is 1 there. The interval may be looked at after every
 decision (`Asymptotic`), at an equal share of the error of 5 % for each possible challenger.
 
-The whole is a function of the log and the configuration; nothing is kept between two passes.
+The whole is a function of the log and the configuration; nothing is stored between two passes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def compared(
 
 @dataclass(slots=True)
 class _Tally:
-    """What is kept of one challenger."""
+    """The sums of one challenger."""
 
     learner: Asked
     least: int

@@ -31,8 +31,8 @@ def backups(settings: Settings, store: str | None, now: float) -> Iterator[Check
         yield Check("backups", "wrong", f"{place} {what}: no backup can be made", remedy)
         return
     if place.stat().st_dev == existing(settings.data_dir).stat().st_dev:
-        told = f"{folder} is on the disk of the data directory: a lost disk takes both"
-        yield Check("place of backups", "note", told, "put backup.folder on another disk")
+        found = f"{folder} is on the disk of the data directory: a lost disk takes both"
+        yield Check("place of backups", "note", found, "put backup.folder on another disk")
     if store is None:
         yield Check("backups", "ok", f"the first start makes one in {folder}")
         return
@@ -50,12 +50,12 @@ def backups(settings: Settings, store: str | None, now: float) -> Iterator[Check
         return
     age = f"{len(mine)} in {folder}, the newest begun {standing.age_s(now) / 3600:.1f} h ago"
     if standing.late_s(now):
-        told = f"{age}; one is to be made every {hours:g} h"
+        found = f"{age}; one is to be made every {hours:g} h"
         remedy = "start the server, or see in its log why a backup failed (`backup-failing`)"
-        yield Check("backups", "wrong", told, remedy)
+        yield Check("backups", "wrong", found, remedy)
     else:
         yield Check("backups", "ok", age)
     free = shutil.disk_usage(folder).free
     if free < size:
-        told = f"{in_bytes(free)} free in {folder}, and the newest backup has {in_bytes(size)}"
-        yield Check("room for backups", "wrong", told, "make room, or lower backup.keep")
+        found = f"{in_bytes(free)} free in {folder}, and the newest backup has {in_bytes(size)}"
+        yield Check("room for backups", "wrong", found, "make room, or lower backup.keep")

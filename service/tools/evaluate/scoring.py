@@ -1,8 +1,8 @@
 """Scores policies on the cases of a log: one pass, block by block, asked before they learn.
 
-Of every case four numbers are kept for each policy, from which the estimates follow; all else is a
-state of fixed size. Where the weights of a policy cannot carry a conclusion, its numbers are shown
-with what is missing, and with what exploration or control would be needed.
+Four numbers are stored of every case for each policy, and the estimates follow from them; all else
+is a state of fixed size. Where the weights of a policy cannot carry a conclusion, its numbers are
+shown with what is missing, and with what exploration or control would be needed.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _ActionMeans:
 
 @dataclass(slots=True)
 class _Tally:
-    """What is kept of one policy."""
+    """The numbers of one policy."""
 
     policy: Asked
     wanted: Wanted

@@ -1,6 +1,6 @@
 """Files of exported rows: JSON lines, Parquet, and VW's dsjson. A file is complete, or missing.
 
-Each writer takes rows in order and keeps at most a few thousand of them.
+Each writer takes rows in order and holds at most a few thousand of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.tools.export.rows import Row
 
 Format = Literal["jsonl", "parquet", "dsjson"]
 FORMATS: tuple[Format, ...] = ("jsonl", "parquet", "dsjson")
-_ROWS_OF_A_GROUP = 4096  # of a Parquet file that are kept before they are written
+_ROWS_OF_A_GROUP = 4096  # of a Parquet file that are held before they are written
 BANDIT_KEY, ACTIONS_KEY = b"bandexa.bandit", b"bandexa.actions"
 
 

@@ -52,7 +52,7 @@ def features_of(action: Row, name: str) -> dict[str, Any]:
 
 
 class Modes:
-    """Tells which lines of a file are of the mode Apprentice.
+    """Says which lines of a file are of the mode Apprentice.
 
     There a label is -1 where the learner would have chosen the first action, and 0 elsewhere. It
     may be the reward all the same, in whichever mode: such a line is of the mode of the last line

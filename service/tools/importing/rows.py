@@ -44,7 +44,7 @@ class Unreadable(ValueError):
 
 
 def format_of(file: Path) -> Format | None:
-    """Return the format that a file's name tells; None: it does not."""
+    """Return the format by a file's name; None where it has none."""
     ending = Path(file.name.removesuffix(".gz")).suffix.removeprefix(".")
     return _ENDINGS.get(ending) or next((each for each in FORMATS if each == ending), None)
 

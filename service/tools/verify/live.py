@@ -18,8 +18,8 @@ from bandexa_core.errors import SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.schema import Features, from_bytes
-from bandexa_core.schema.kept import personal_around
 from bandexa_core.schema.objects import dumps, flatten
+from bandexa_core.schema.personal import personal_around
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.errors import StoreDamaged, StoreError
 from service.store.findings import Check

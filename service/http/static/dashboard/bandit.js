@@ -191,7 +191,7 @@ export class BanditView {
     }));
   }
 
-  // What each arm and action earned, with intervals that hold whenever one looks.
+  // What each arm and action earned, with intervals that hold at any time.
   showValues({ arms, actions, num_actions }, spec) {
     const range = (one) => (one === null || one.low === null ? "\u2013" : `${number(one.low)} to ${number(one.high)}`);
     const of = (one) => [number(one.mean), range(one), count(one.num)];
@@ -212,7 +212,7 @@ export class BanditView {
     const metrics = parts("metrics");
     const segments = parts("segments");
     fill(this.values, h("h2", {}, "Arms and actions"),
-      h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at 95 %, whenever you look.${more}`),
+      h("p", { class: "soft small" }, `Rewards per decision. Intervals hold at any time, at 95 %.${more}`),
       armed.length ? table(["arm", "share", "reward", "interval", "values", "lift of the bandit", "interval"], armed) : null,
       alike.length ? table(["agreement", "chooses alike", "interval", "values", "of the reward"], alike) : null,
       alike.length ? h("p", { class: "soft small" }, "How often an arm that follows a rule served what the bandit thinks best, and a shadow would have served what was served; and which share of the reward was earned there.") : null,

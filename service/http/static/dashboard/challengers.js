@@ -6,7 +6,7 @@ import { count, number, percent, time } from "./format.js";
 
 const NAMES = ["challenger", "state", "share", "decisions", "lift", "interval", "remark", "change"];
 const HINT = "What each would have earned more than what was served, per decision, on the same rows of the log."
-  + " Intervals hold at 95 % for all of them together, whenever you look.";
+  + " Intervals hold at any time, at 95 % for all of them together.";
 
 const remark = (score) => (score === null ? "not compared yet" : score.error ?? (score.reasons.join("; ") || (score.is_better ? "better" : "")));
 const interval = (score) => (score === null || score.low === null ? "\u2013" : `${number(score.low)} to ${number(score.high)}`);

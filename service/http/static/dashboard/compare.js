@@ -132,7 +132,7 @@ export class CompareView {
     put(this.charts.join, on(one, one.joined), on(two, two.joined));
   }
 
-  // What each action earned, ever, with intervals that hold whenever one looks.
+  // What each action earned, ever, with intervals that hold at any time.
   showActions([one, two]) {
     const [a, b] = [one, two].map((found) => new Map(found.actions.map((action) => [action.id, action.reward])));
     const total = (known) => [...known.values()].reduce((sum, each) => sum + each.num, 0);
@@ -141,7 +141,7 @@ export class CompareView {
     const cells = (each, sum) => [each ? number(each.mean) : "\u2013", !each || each.low === null ? "\u2013" : `${number(each.low)} to ${number(each.high)}`, each ? percent(each.num / Math.max(1, sum)) : "\u2013"];
     const head = this.names.flatMap((name) => [name, "interval", "share"]);
     this.actions.hidden = false;
-    fill(this.actions, h("h2", {}, "By action"), h("p", { class: "soft small" }, "Mean reward where it was chosen first, its 95 % interval that holds whenever you look, and its share of the values; of all time."),
+    fill(this.actions, h("h2", {}, "By action"), h("p", { class: "soft small" }, "Mean reward where it was chosen first, its 95 % interval that holds at any time, and its share of the values; of all time."),
       ids.length ? scroll("Rewards by action", h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "action"), head.map((label) => h("th", { class: "num" }, label)))),
         h("tbody", {}, ids.map((id) => h("tr", {}, h("td", { class: "break" }, id), [...cells(a.get(id), sums[0]), ...cells(b.get(id), sums[1])].map((cell) => h("td", { class: "num" }, cell)))))))
         : h("p", { class: "soft" }, "No values yet."));

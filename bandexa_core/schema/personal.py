@@ -1,7 +1,7 @@
-"""What a log keeps of an object whose fields are personal: all of it, a digest, or nothing.
+"""What a log stores of an object whose fields are personal: all of it, a digest, or nothing.
 
 The rules are applied before an object becomes a row, so that whoever comes later, the model as well
-as the store, has only what is kept. A digest is keyed by a salt of the bandit: without that key
+as the store, has only what is stored. A digest is keyed by a salt of the bandit: without that key
 nobody can compute it from a guessed value, and two bandits have different ones of the same value.
 """
 
@@ -23,8 +23,8 @@ DIGEST_BYTES = 12  # 24 hex digits: two of a billion values are alike with a cha
 _DIGEST = re.compile(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 
 
-def kept(features: Features, value: JsonObject, salt: bytes) -> JsonObject:
-    """Return a checked object as a log keeps it.
+def as_logged(features: Features, value: JsonObject, salt: bytes) -> JsonObject:
+    """Return a checked object as it is logged.
 
     Args:
         features: What is declared.
@@ -33,24 +33,24 @@ def kept(features: Features, value: JsonObject, salt: bytes) -> JsonObject:
     """
     if not features.personal:
         return value
-    return _kept(features, value, "", salt)
+    return _logged(features, value, "", salt)
 
 
-def _kept(features: Features, value: JsonObject, prefix: str, salt: bytes) -> dict[str, Any]:
+def _logged(features: Features, value: JsonObject, prefix: str, salt: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, item in value.items():
         path = prefix + name
         place = personal_around(path, features)
         if place is None:
             inner = isinstance(item, dict)
-            found[name] = _kept(features, item, f"{path}.", salt) if inner else item
+            found[name] = _logged(features, item, f"{path}.", salt) if inner else item
         elif features.personal[place] == "hash":
             found[name] = _hashed(features.fields[place], path, item, salt)
     return found
 
 
 def personal_around(path: str, features: Features) -> str | None:
-    """Return the field of a path, or the one that it is a part of, if its values are not kept."""
+    """Return the field of a path, or the one that it is a part of, if its values are not stored."""
     return path if path in features.personal else field_around(path, features.personal)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bandexa_core.schema import Encoding, Features, accept, check, fit
-from bandexa_core.schema.kept import identity
+from bandexa_core.schema.personal import identity
 
 SALT = b"salt"
 SECRET = "alice@example.com"
