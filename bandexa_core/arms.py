@@ -2,7 +2,7 @@
 
 The arm of a decision is drawn by a number keyed by its id (or by the unit, where one stays in one
 arm), apart from the draws of the bandit. So it repeats, and a decision of the bandit is what it
-would be without arms.
+would be without arms. With `sticky: action` all numbers of a decision are keyed by the unit.
 
 Drawn by the decision, an action is served with the probability of the mixture,
 
@@ -104,6 +104,16 @@ def shares(spec: BanditSpec) -> dict[str, float]:
     return found | {BANDIT: 1.0 - sum(found.values())}
 
 
+def drawn_by(spec: BanditSpec, decision_id: DecisionId, unit: str | None) -> DecisionId:
+    """Return what the random numbers of a decision are keyed by: its id, or its unit.
+
+    `unit`: a name of the unit that never changes, such as its hash; None: the request names none.
+    """
+    if spec.sticky != "action" or unit is None:
+        return decision_id
+    return DecisionId(f"unit/{unit}")  # no id of a decision has a slash
+
+
 def assigned(
     spec: BanditSpec,
     uid: BanditUid,
@@ -137,7 +147,7 @@ def assigned(
             return None
     else:
         mine = parts[0] if len(parts) == 1 else _drawn(spec, uid, decision_id, asked, parts)
-    if spec.sticky == "unit" and asked.unit is not None:
+    if spec.sticky is not None and asked.unit is not None:
         return Assigned(mine, (mine._replace(weight=1.0),))
     return Assigned(mine, tuple(parts))
 
@@ -146,7 +156,7 @@ def _drawn(
     spec: BanditSpec, uid: BanditUid, decision_id: DecisionId, asked: Asked, parts: Sequence[Part]
 ) -> Part:
     key, purpose = str(decision_id), "arm"
-    if spec.sticky == "unit" and asked.unit is not None:
+    if spec.sticky is not None and asked.unit is not None:
         key, purpose = asked.unit, "arm of unit"
     number = keyed_number(uid, spec.seed or 0, purpose, key)
     for part in parts[:-1]:

@@ -58,8 +58,9 @@ class BanditSpec:
             `rewards.outside`. None: it is learned.
         arms: What else decides some of the decisions, each a share of them; the bandit itself
             decides the rest.
-        sticky: "unit": one user or session (the `unit` of selects) stays in one arm; None: the arm
-            is drawn anew for each decision.
+        sticky: "unit": one user or session (the `unit` of selects) stays in one arm; "action": and
+            has one draw for all its decisions, so that an action repeats until the bandit has
+            learned otherwise. None: arm and action are drawn anew for each decision.
         guard: When an arm takes over from the bandit.
         mode: "learn"; "frozen" decides with the model as it is and stores rewards, which are
             learned once it learns again; in "control_only" the arm `guard.arm` serves every
@@ -93,7 +94,7 @@ class BanditSpec:
     rewards: RewardSpec = field(default_factory=RewardSpec)
     reward_range: tuple[float, float] | None = None
     arms: tuple[ArmSpec, ...] = ()
-    sticky: Literal["unit"] | None = None
+    sticky: Literal["unit", "action"] | None = None
     guard: GuardSpec = field(default_factory=GuardSpec)
     mode: Mode | None = None
     serve: str | None = None
@@ -119,8 +120,8 @@ class BanditSpec:
             raise ValueError("rewards.outside: clip is not in edition 1")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError("seed: must be 0 to 2**63 - 1")
-        if self.sticky not in (None, "unit"):
-            raise ValueError("sticky: must be unit, or left out")
+        if self.sticky not in (None, "unit", "action"):
+            raise ValueError("sticky: must be unit or action, or left out")
         check_arms(self.arms, self.guard, self.mode, self.serve)
         check_limits(self.limits or {})
         if self.segment is not None and self.context.features is None:

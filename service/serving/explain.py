@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.arms import Asked
+from bandexa_core.arms import Asked, drawn_by
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.features.byte_rows import stacked
@@ -215,7 +215,7 @@ def _asked(
     """
     if record.arm is None:
         return None
-    by_unit = model.spec.sticky == "unit" and record.unit is not None
+    by_unit = model.spec.sticky is not None and record.unit is not None
     return Asked(
         record.unit, record.served, lambda action: ids.index(action) if action in ids else None,
         record.arm if by_unit else None, context,
@@ -229,11 +229,12 @@ def _explained(
     is_listed = retrieval is not None and retrieval.listed
     retrieve = None if retrieval is None else retrieval.num
     context = context_row(model.spec.context, record.context)
-    ballot = model.ballot(record.decision_id, context, candidates, retrieve=retrieve)
+    drawn = drawn_by(model.spec, record.decision_id, record.unit)
+    ballot = model.ballot(drawn, context, candidates, retrieve=retrieve)
     places = {name: place for place, name in enumerate(ids)}
     bounds = model.limits.bounds(places.get, len(ids))
     choice = model.select(
-        record.decision_id, context, candidates, num=len(record.chosen), retrieve=retrieve,
+        drawn, context, candidates, num=len(record.chosen), retrieve=retrieve,
         asked=_asked(model, record, ids, context), bounds=bounds,
     )  # fmt: skip
     means, stds = model.policy.score(context, candidates)

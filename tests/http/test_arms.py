@@ -51,7 +51,27 @@ def test_a_bandit_without_arms_names_none(api) -> None:
     assert api.call("GET", f"/bandits/{name}/decisions/{answer['decision_id']}")["arm"] is None
 
 
-@pytest.mark.parametrize("sticky", [None, "unit"])
+@pytest.mark.parametrize("arms", [[], [{"name": "control", "share": 0.3, "action": "y"}]])
+def test_a_session_keeps_its_action_with_sticky_action(api, arms: list[Any]) -> None:
+    """Alone and in batches; a session explores as often as a decision, and keeps what it got."""
+    name = api.two_actions(arms=arms, sticky="action", selection={"epsilon": 1.0})
+    kept: dict[str, str] = {}
+    for number in range(40):
+        unit = f"session-{number}"
+        items = [{"bandit": name, "context": [1, -1], "unit": unit}] * 3
+        batch = api.call("POST", "/select/batch", {"items": items})["items"]
+        made = [each["answer"] for each in batch] + [api.select(name, [1, -1], unit=unit)]
+        assert len({each["decision_id"] for each in made}) == 4
+        (kept[unit],) = {each["action"]["id"] for each in made}
+    assert set(kept.values()) == {"x", "y"}
+    alone = {api.select(name, [1, -1])["action"]["id"] for _ in range(40)}
+    assert alone == {"x", "y"}, "without a unit each decision is drawn by itself"
+    listed = api.select(name, [1, -1], unit="session-0", k=2)
+    why = api.call("GET", f"/bandits/{name}/decisions/{listed['decision_id']}")
+    assert why["reproduced"] == {"action": True, "score": True, "propensity": True}
+
+
+@pytest.mark.parametrize("sticky", [None, "unit", "action"])
 def test_a_decision_is_explained_with_its_arm(api, sticky: str | None) -> None:
     """Drawn again it has the same arm, action, value and probability, whichever arm decided."""
     name = api.two_actions(arms=[*ARMS, {"name": "best", "share": 0.1, "policy": "greedy"}],

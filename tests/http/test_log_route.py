@@ -34,9 +34,14 @@ def test_a_log_has_what_was_sent_and_what_came_of_it(api) -> None:
     )
     rows = exported(api, name)
     assert [row["kind"] for row in rows] == [
-        "bandit", "actions", "decision", "decision", "decision", "end",
+        "bandit", "actions", "decision", "decision", "decision", "audit", "audit", "end",
     ]  # fmt: skip
-    header, actions, one, two, three, end = rows
+    header, actions, one, two, three, *trail, end = rows
+    kept = api.call("GET", f"/bandits/{name}/audit")["entries"]
+    assert [(row["what"], row["by"], row["changes"]) for row in trail] == [
+        (entry["what"], entry["by"], entry["changes"]) for entry in reversed(kept)
+    ]
+    assert trail[-1]["what"] == f"PUT /bandits/{name}/actions"
     assert (header["bandit"], header["spec"]["seed"]) == (name, 1)
     assert header["position"] == api.state(name)["position"]
     assert actions["actions"] == [
@@ -93,12 +98,8 @@ def test_changes_of_the_catalogue_stand_where_they_happened(api) -> None:
     api.select(name, [0, 1])
     rows = exported(api, name)
     assert [row["kind"] for row in rows[1:]] == [
-        "actions",
-        "decision",
-        "actions",
-        "decision",
-        "end",
-    ]
+        "actions", "decision", "actions", "decision", *["audit"] * 4, "end",
+    ]  # fmt: skip
     changed = {line["id"]: line["enabled"] for line in rows[3]["actions"]}
     assert changed == {"w": True, "x": False}
     assert [row["num_candidates"] for row in decisions(rows)] == [2, 2]

@@ -291,8 +291,9 @@ export interface components {
          *             `rewards.outside`. None: it is learned.
          *         arms: What else decides some of the decisions, each a share of them; the bandit itself
          *             decides the rest.
-         *         sticky: "unit": one user or session (the `unit` of selects) stays in one arm; None: the arm
-         *             is drawn anew for each decision.
+         *         sticky: "unit": one user or session (the `unit` of selects) stays in one arm; "action": and
+         *             has one draw for all its decisions, so that an action repeats until the bandit has
+         *             learned otherwise. None: arm and action are drawn anew for each decision.
          *         guard: When an arm takes over from the bandit.
          *         mode: "learn"; "frozen" decides with the model as it is and stores rewards, which are
          *             learned once it learns again; in "control_only" the arm `guard.arm` serves every
@@ -337,7 +338,7 @@ export interface components {
             segment?: string | null;
             selection?: components["schemas"]["SelectionSpec"];
             serve?: string | null;
-            sticky?: "unit" | null;
+            sticky?: ("unit" | "action") | null;
             training?: components["schemas"]["TrainingSpec"];
         };
         /** @description What the model expected of a candidate when it decided. */

@@ -332,7 +332,7 @@ def _defined(spec: BanditSpec, key: Key) -> Any:
 
 def comparable(spec: BanditSpec, arm: str | None, *, is_first: bool) -> bool:
     """Whether a decision counts for the comparison of arms: its arm was drawn, and anew."""
-    if arm is None or (spec.sticky == "unit" and not is_first):
+    if arm is None or (spec.sticky is not None and not is_first):
         return False
     chances = shares(spec)
     return len(chances) > 1 and chances.get(BANDIT, 0.0) > 0.0 and arm in chances

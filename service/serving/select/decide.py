@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.arms import Asked
+from bandexa_core.arms import Asked, drawn_by
 from bandexa_core.ids import (
     ActionId,
     ActionSlot,
@@ -108,7 +108,8 @@ def draw(pending: Pending, ids: DecisionIds, max_inline_bytes: int) -> Drawn:
     key, decision_id = _identity(pending, ids)
     try:
         choice = bandit.model.select(
-            decision_id, pending.ready, offer.candidates, num=num, retrieve=command.retrieve,
+            _drawn_by(pending, decision_id, ids), pending.ready, offer.candidates,
+            num=num, retrieve=command.retrieve,
             asked=_asked(pending, offer) if bandit.model.spec.has_arms else None,
             bounds=_bounds(pending, offer),
         )  # fmt: skip
@@ -133,7 +134,7 @@ def draw_together(pending: Sequence[Pending], ids: DecisionIds) -> list[Drawn]:
         asked = [_asked(each, offer) for each in pending]
     try:
         choices = bandit.model.select_many(
-            [name for _, name in made],
+            [_drawn_by(each, name, ids) for each, (_, name) in zip(pending, made, strict=True)],
             contexts,
             offer.candidates,
             asked,
@@ -217,6 +218,14 @@ def _bounds(pending: Pending, offer: Offer) -> Bounds | None:
         return None
     slots = model.catalogue.slots
     return model.limits.bounds(lambda name: offer.place(name, slots), len(offer.candidates))
+
+
+def _drawn_by(pending: Pending, decision_id: DecisionId, ids: DecisionIds) -> DecisionId:
+    """Return what a decision is drawn by; a unit counts as its hash, which alone is stored."""
+    spec, unit = pending.bandit.model.spec, pending.command.unit
+    if spec.sticky != "action" or unit is None:
+        return decision_id
+    return drawn_by(spec, decision_id, ids.unit(unit).hex())
 
 
 def _identity(pending: Pending, ids: DecisionIds) -> tuple[DecisionKey, DecisionId]:

@@ -137,7 +137,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
         for row in rows:
             if row["kind"] == "bandit":
                 writer.add_key_value_metadata({BANDIT_KEY: msgspec.json.encode(row)})
-            elif row["kind"] in ("actions", "configuration"):
+            elif row["kind"] in ("actions", "configuration", "audit"):
                 changes.append(row | {"before": num})
             elif row["kind"] == "decision":
                 waiting.append(
@@ -196,6 +196,7 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                         reward["metrics"] = json.loads(metrics)
                 yield {"kind": "decision"} | row
                 num += 1
+    yield from changes[next_change:]  # the audit trail stands behind all decisions
     yield {"kind": "end", "num_decisions": num}
 
 

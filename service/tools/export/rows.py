@@ -6,6 +6,7 @@
 | `configuration` | the configuration of the decisions from here on, where it changed since |
 | `actions` | the actions that changed since the row before, or all of them in the first |
 | `decision` | a decision: what was sent, what was chosen with which probability, what came of it |
+| `audit` | behind all decisions: who changed the bandit, when, and what that changed |
 | `end` | the last row: a log without it is not complete |
 
 Decisions come in the order of their `row`. `candidates` is null where all enabled actions were
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +44,7 @@ from service.store.records import BanditRecord, LoggedDecision, Moment
 FORMAT = 1
 PAGE, PAGE_BYTES = 256, 4 << 20
 MOST_BEHIND = 1_000_000  # log rows since a moment that is named again: all of them are read
+MAX_AUDIT = 10_000  # entries of the audit trail, the newest ones: all are in memory at once
 MAX_VALUES = 1024  # of an array that are written as numbers
 Row = dict[str, Any]
 
@@ -121,7 +124,17 @@ class LogRows:
             row = _decision(self._record, each, self._catalogues.current, self._learn)
             self._within_dates(row)
             rows.append(row)
-        return rows
+        return rows if self.more else [*rows, *self._audit()]
+
+    def _audit(self) -> Iterator[Row]:
+        """Yield who changed the bandit up to the moment, oldest first."""
+        entries = self._history.audit(self._record.name, None, MAX_AUDIT)
+        for each in reversed(entries):
+            if each.time <= self.moment.time:
+                yield {
+                    "kind": "audit", "time": each.time, "by": each.by, "what": each.what,
+                    "changes": msgspec.json.decode(each.changes),
+                }  # fmt: skip
 
     def _within_dates(self, row: Row) -> None:
         """List the candidates of a decision, where not all enabled actions were offered."""

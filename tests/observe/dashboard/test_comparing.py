@@ -223,6 +223,7 @@ def test_without_a_range_intervals_begin_with_100_values() -> None:
         ({"arms": (dataclasses.replace(CONTROL, share=0.2),)}, False),
         ({"arms": (dataclasses.replace(CONTROL, action="other"),)}, False),
         ({"sticky": "unit"}, False),
+        ({"sticky": "action"}, False),
         ({"guard": {"margin": 0.1}}, True),
         ({"rewards": {"aggregate": "last"}}, True),
         ({"rewards": {"learn": {"money": 1.0}}}, False),
