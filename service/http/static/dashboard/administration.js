@@ -1,7 +1,7 @@
 // What an administrator can do to a bandit; each asks first.
 import { call, get, may, session } from "./api.js";
 import { ask, tell } from "./dialogs.js";
-import { h, scroll } from "./dom.js";
+import { h, wide } from "./dom.js";
 import { choice, field, line } from "./fields.js";
 import { count, number, time } from "./format.js";
 
@@ -38,7 +38,7 @@ async function rollBack(name, path) {
     h("td", {}, h("input", { type: "radio", name: "version", value: one.version, id: `version-${one.version}`, checked: one === other, disabled: one.version === served })),
     h("td", {}, h("label", { for: `version-${one.version}` }, `${one.version}${one.version === served ? " (served)" : ""}`)),
     h("td", {}, time(one.created_at)), h("td", { class: "num" }, count(one.num_learned)), FIGURES.map(([, of]) => h("td", { class: "num" }, of(one)))));
-  const table = scroll("Snapshots", h("table", {},
+  const table = wide("Snapshots", h("table", {},
     h("thead", {}, h("tr", {}, h("td", {}), ["snapshot", "made", "learned", ...FIGURES.map(([label]) => label)].map((label, index) => h("th", { class: index > 1 ? "num" : "" }, label)))), h("tbody", {}, rows)));
   await ask({
     title: `Roll ${name} back?`, button: "Roll back", danger: true, wide: true,

@@ -3,7 +3,7 @@ import { administration } from "./administration.js";
 import { get } from "./api.js";
 import { showChallengers } from "./challengers.js";
 import { COLOURS, Chart, stacked } from "./charts.js";
-import { facts, fill, findings, h, scroll } from "./dom.js";
+import { facts, fill, findings, h, scroll, wide } from "./dom.js";
 import { count, number, percent, seconds, time } from "./format.js";
 import { findForm } from "./find.js";
 import { showNoted } from "./noted.js";
@@ -195,7 +195,7 @@ export class BanditView {
   showValues({ arms, actions, num_actions }, spec) {
     const range = (one) => (one === null || one.low === null ? "\u2013" : `${number(one.low)} to ${number(one.high)}`);
     const of = (one) => [number(one.mean), range(one), count(one.num)];
-    const table = (names, rows) => scroll(names.slice(0, 2).join(" and "), h("table", {},
+    const table = (names, rows) => wide(names.slice(0, 2).join(" and "), h("table", {},
       h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index ? "num" : "" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index ? "num" : "break" }, cell)))))));
     const shadows = new Set(spec.arms.filter((arm) => arm.shadow).map((arm) => arm.name));
@@ -233,7 +233,7 @@ export class BanditView {
     const names = ["feature", "type", "missing", "unseen", "wrong", "drift"];
     fill(this.features, h("h2", {}, "Features"),
       h("p", { class: "soft small" }, `Of the requests counted since this encoding is served (${sides.map(([name, side]) => `${name}: ${count(side.num_counted)}`).join(", ")}). Drift: population stability index against the rows it was fitted to; .25 and more has moved.`),
-      rows.length ? scroll("What requests had of each", h("table", {}, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index > 1 ? "num" : "" }, name)))),
+      rows.length ? wide("What requests had of each", h("table", {}, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { class: index > 1 ? "num" : "" }, name)))),
         h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, index) => h("td", { class: index > 1 ? "num" : "break" }, cell)))))))
         : h("p", { class: "soft" }, "No field was seen yet."));
   }

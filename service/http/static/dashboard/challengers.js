@@ -1,7 +1,7 @@
 // The challengers of a bandit side by side, and what an administrator can do to each.
 import { call, may } from "./api.js";
 import { ask, tell } from "./dialogs.js";
-import { fill, h, scroll } from "./dom.js";
+import { fill, h, wide } from "./dom.js";
 import { count, number, percent, time } from "./format.js";
 
 const NAMES = ["challenger", "state", "share", "decisions", "lift", "interval", "remark", "change"];
@@ -21,7 +21,7 @@ export function showChallengers(card, path, challengers) {
     h("td", { class: "num", title: one.score ? `at ${time(one.score.time)}` : "" }, interval(one.score)),
     h("td", { class: "break" }, remark(one.score)), buttons(one)));
   fill(card, h("h2", {}, "Challengers"), h("p", { class: "soft small" }, HINT),
-    rows.length ? scroll("List of challengers", h("table", {},
+    rows.length ? wide("List of challengers", h("table", {},
       h("thead", {}, h("tr", {}, NAMES.map((name, index) => h("th", { class: index > 1 && index < 6 ? "num" : "" }, name)))),
       h("tbody", {}, rows)))
       : h("p", { class: "soft" }, "None yet: PUT one at /bandits/{name}/challengers/{challenger}."));

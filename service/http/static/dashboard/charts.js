@@ -35,9 +35,12 @@ export class Chart {
     this.window = window;
     this.shown = shown ?? data;
     this.data = data;
-    this.empty.hidden = data.slice(1).some((column) => column.some((value) => value !== null && value !== undefined));
-    if (this.plot === null) this.draw();
-    else this.plot.setData(data);
+    const isEmpty = !data.slice(1).some((column) => column.some((value) => value !== null && value !== undefined));
+    this.empty.hidden = !isEmpty;
+    this.place.hidden = isEmpty; // no axes and no legend of nothing
+    this.table.hidden = isEmpty;
+    if (this.plot !== null) this.plot.setData(data);
+    else if (!isEmpty) this.draw();
     this.rest();
     if (this.table.open) this.listed();
   }
@@ -57,13 +60,14 @@ export class Chart {
 
   draw() {
     this.plot?.destroy();
-    if (this.data === null) return;
+    this.plot = null;
+    if (this.data === null || this.place.hidden) return;
     const { series, bands, scales, sync, unit } = this.options;
     const axis = { stroke: css("--soft"), grid: { stroke: css("--grid"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     const text = unit ?? ((value) => value);
     const right = series.find((one) => one.scale);
     const options = {
-      width: Math.max(200, this.place.clientWidth), height: HEIGHT, padding: [10, 24, 0, 0],
+      width: Math.max(200, this.place.clientWidth), height: HEIGHT, padding: [10, right ? 24 : 32, 0, 0], // half of a time of day, at the right end
       cursor: { sync: { key: sync }, drag: { x: false, y: false } }, legend: { live: true },
       scales: { x: { time: true, range: () => this.window }, y: { range: (_, low, high) => spread(low, high, this.options.share) }, ...scales },
       axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text) },

@@ -30,6 +30,14 @@ export function facts(pairs, plain = false) {
 // What may be wider than the page: it scrolls by itself, by the keyboard, too.
 export const scroll = (label, ...children) => h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": label }, ...children);
 
+// A wide table, which a telephone shows as a list: each cell says its column there.
+export function wide(label, table) {
+  const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, index) => { cell.dataset.of = names[index] ?? ""; });
+  table.classList.add("listed");
+  return scroll(label, table);
+}
+
 // What is wrong, with its name and since when; `href`: where the bandit is shown, if not here.
 export function findings(list, href = null) {
   const rank = (one) => (one.severity === "alarm" ? 0 : 1);
