@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bandexa_core.evaluation import Interval
 from service.observe.counters import MINUTES, RECENT_ACTIONS, RECENT_VALUES, Traffic, Vitals
 from service.observe.health import (
     BanditState,
+    ChallengerSeen,
     Finding,
     Misfit,
     ServerState,
@@ -21,6 +23,7 @@ from service.observe.health import (
     join_rate_drop,
 )
 from service.observe.silence import Loss
+from service.serving.challengers import Score, State
 from tests.fixtures.waiting import poll
 
 WELL = BanditState(
@@ -259,6 +262,52 @@ def test_rewards_outside_of_their_range_are_a_notice(api) -> None:
     assert "25% of the latest values lie outside of reward_range [0, 1]" in finding["message"]
     assert "learned as the end" in finding["message"]
     api.call("DELETE", f"/bandits/{name}", expect=204)
+
+
+def test_an_arm_that_earns_more_for_certain_is_an_alarm() -> None:
+    (one,) = found(worse=(("control", Interval(-0.2, -0.05)),))
+    assert (one.name, one.severity) == ("worse-than-arm", "alarm")
+    assert "arm control earns more than the bandit: the lift is -0.2 to -0.05" in one.message
+
+
+@pytest.mark.parametrize(
+    ("state", "score", "name", "text"),
+    [
+        ("learning", Score(num=5000, low=0.01, high=0.09), "challenger-better", "0.01 to 0.09"),
+        ("returned", Score(num=5000, low=-0.2, high=-0.1), "challenger-returned", "was worse"),
+        ("learning", Score(error="no context"), "challenger-failed", "no context"),
+    ],
+)
+def test_what_became_of_a_challenger_is_a_notice(
+    state: State, score: Score, name: str, text: str
+) -> None:
+    (one,) = found(challengers=(ChallengerSeen("products", state, score),))
+    assert (one.name, one.severity) == (name, "notice")
+    assert "products" in one.message
+    assert text in one.message
+
+
+@pytest.mark.parametrize(
+    ("state", "score"),
+    [
+        ("learning", None),
+        ("learning", Score(num=5000, low=-0.01, high=0.09)),
+        ("learning", Score(num=50, low=0.01, high=0.09, reasons=("too few decisions",))),
+        ("trial", Score(num=5000, low=0.01, high=0.09)),
+        ("served", Score(num=5000, low=0.01, high=0.09)),
+    ],
+)
+def test_a_challenger_that_nobody_has_to_look_at_is_none(state: State, score: Score | None) -> None:
+    assert found(challengers=(ChallengerSeen("products", state, score),)) == []
+
+
+def test_a_disk_that_is_full_within_a_week_is_a_notice() -> None:
+    def names(days: float) -> list[str]:
+        state = dataclasses.replace(SERVER, disk_full_in_s=days * 86400.0, disk_free_bytes=2**30)
+        return [one.name for one in check_server(state)]
+
+    assert names(6.9) == ["disk-fills"]
+    assert names(7.1) == []
 
 
 def test_a_stopped_trainer_is_an_alarm_until_it_continues(start_server, api_of, tmp_path) -> None:

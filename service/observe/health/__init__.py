@@ -9,7 +9,7 @@ what they read. Each kind of finding has a file of its own.
 """
 
 from service.observe.health.findings import ALARM, NOTICE, Finding, Severity
-from service.observe.health.observed import BanditState, Misfit, ServerState
+from service.observe.health.observed import BanditState, ChallengerSeen, Misfit, ServerState
 from service.observe.health.of_bandit import check_bandit
 from service.observe.health.of_inputs import collisions, drifts, misfits
 from service.observe.health.of_rewards import join_rate_drop
@@ -21,6 +21,7 @@ __all__ = [
     "ALARM",
     "NOTICE",
     "BanditState",
+    "ChallengerSeen",
     "Finding",
     "Misfit",
     "ServerState",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bandexa_core.evaluation import Interval
 from bandexa_core.log.promotions import Trip
@@ -12,6 +13,16 @@ from service.observe.counters import Traffic
 from service.observe.evidence import Evidence
 from service.observe.silence import Loss
 from service.serving.applier import Failure
+from service.serving.challengers import Score, State
+
+
+class ChallengerSeen(NamedTuple):
+    """A challenger: its name, what has become of it, and how it compares, if that is known."""
+
+    name: str
+    state: State
+    score: Score | None
+
 
 NOTHING = Evidence()
 
@@ -96,6 +107,7 @@ class BanditState:
         held: Values that wait because it is frozen; None: it is not.
         loss: What shows that rewards have stopped; None: nothing does.
         drifts: Fields of contexts whose values have moved, with their index, the largest first.
+        challengers: They, by name.
     """
 
     due_s: float
@@ -130,3 +142,4 @@ class BanditState:
     held: int | None = None
     loss: Loss | None = None
     drifts: tuple[tuple[str, float], ...] = ()
+    challengers: tuple[ChallengerSeen, ...] = ()

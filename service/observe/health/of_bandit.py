@@ -14,6 +14,7 @@ from service.observe.health.of_actions import (
     check_worse,
 )
 from service.observe.health.of_arms import check_arms
+from service.observe.health.of_challengers import check_challengers
 from service.observe.health.of_inputs import check_inputs
 from service.observe.health.of_rewards import check_traffic, join_rate_drop, loss_finding
 from service.observe.health.of_training import check_training, failed_finding
@@ -59,3 +60,4 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
         shown = dataclasses.replace(state, same_actions=0) if one_sided is not None else state
         yield from check_traffic(shown)
         yield from check_inputs(state)
+    yield from check_challengers(state.challengers)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from service.observe.health.findings import NOTICE, Finding
-from service.serving.bandit import Bandit
+from service.observe.health.observed import ChallengerSeen
 
 
-def challenger_findings(bandit: Bandit) -> Iterator[Finding]:
+def check_challengers(seen: Iterable[ChallengerSeen]) -> Iterator[Finding]:
     """Yield what is to be known of the challengers of a bandit."""
-    known, served = bandit.configurations, bandit.model.spec
-    for name, challenger in sorted(bandit.challengers.items()):
-        state, score = challenger.state(known, served), challenger.score
+    for name, state, score in seen:
         if state == "learning" and score is not None and score.is_better:
             yield Finding(
                 "challenger-better", NOTICE,

@@ -10,9 +10,8 @@ from bandexa_core.evaluation import Interval
 from bandexa_core.ids import ActionId
 from bandexa_core.log.catalogue import Catalogue
 from service.observe.health.findings import Finding
-from service.observe.health.observed import BanditState, ServerState
+from service.observe.health.observed import BanditState, ChallengerSeen, ServerState
 from service.observe.health.of_bandit import check_bandit
-from service.observe.health.of_challengers import challenger_findings
 from service.observe.health.of_inputs import collisions, drifts, misfits
 from service.observe.health.of_server import DAY_S, check_server
 from service.serving.bandit import Bandit
@@ -83,8 +82,15 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         held=bandit.model.held.num if bandit.model.holds else None,
         loss=vitals.silence.loss(time.time()),
         drifts=tuple(drifts(bandit.inputs)),
+        challengers=tuple(_challengers(bandit)),
     )
-    return [*check_bandit(state), *challenger_findings(bandit)]
+    return list(check_bandit(state))
+
+
+def _challengers(bandit: Bandit) -> Iterator[ChallengerSeen]:
+    known, served = bandit.configurations, bandit.model.spec
+    for name, challenger in sorted(bandit.challengers.items()):
+        yield ChallengerSeen(name, challenger.state(known, served), challenger.score)
 
 
 def _is_enabled(catalogue: Catalogue, name: str) -> bool:

@@ -221,7 +221,8 @@ def test_it_follows_new_traffic_without_growing(server: Any, visit: Any, feed: A
         with page.expect_response(re.compile("range=1h")):
             page.clock.run_for(2100)
     assert page.evaluate(count) <= max(before, settled) + 20
-    assert page.evaluate("document.querySelectorAll('.uplot').length") == 8
+    drawn = page.evaluate("document.querySelectorAll('.uplot').length")
+    assert drawn == 7  # there was no round, and so nothing to draw of it
     assert opened.errors == []
 
 
