@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -375,6 +376,9 @@ def segment_of(path: str, context: bytes | None) -> str:
     return text[:LONGEST].replace(SEPARATOR, " ")
 
 
+NOTHING_HELD: Mapping[Key, Sums | Lift] = MappingProxyType({})
+
+
 class Comparison:
     """Adds learned values of one bandit to its sums.
 
@@ -383,6 +387,7 @@ class Comparison:
         load: Returns stored sums; None where there are none.
         segments: The values of its segment that have sums.
         begins: Values that were learned first up to this position are in no sum.
+        held: Sums as they are stored, which need not be loaded; it is not changed.
 
     Attributes:
         changed: The sums that differ from the stored ones, after `take`.
@@ -394,12 +399,14 @@ class Comparison:
         load: Callable[[Key], str | None],
         segments: Iterable[str] = (),
         begins: int = 0,
+        held: Mapping[Key, Sums | Lift] = NOTHING_HELD,
     ) -> None:
         self._definitions = Definitions(known)
         self._begins = begins
         self._load = load
         self._segments = set(segments)
         self.changed: dict[Key, Sums | Lift] = {}
+        self._held = held
         self._read: dict[Key, Sums | Lift | None] = {}
         self._waiting: dict[Key, list[tuple[float, bool]]] = defaultdict(list)  # to be added
         self._actions: dict[str, Key] = {}
@@ -429,6 +436,8 @@ class Comparison:
             for name, part in metrics or ():
                 self._add(Key("action", row.action, METRIC + name), made_at, part, add=add)
         arm, spec = row.arm, self._definitions.spec(made_at)
+        if arm is None and not spec.arms:
+            return  # as most bandits
         for name, agrees in agreements(spec, row):
             counted = {AGREES: float(agrees), MATCHED: value if agrees else 0.0, WHOLE: value}
             for of, number in counted.items():
@@ -495,6 +504,8 @@ class Comparison:
     def _of(self, key: Key) -> Sums | Lift | None:
         if key in self.changed:
             return self.changed[key]
+        if (held := self._held.get(key)) is not None:
+            return held
         if key not in self._read:
             text = self._load(key)
             self._read[key] = None if text is None else unpacked(key.kind, text)

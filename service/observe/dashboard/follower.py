@@ -23,8 +23,12 @@ from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
 from service.observe.dashboard.comparing import (
+    NOTHING_HELD,
     SEGMENT,
     Comparison,
+    Key,
+    Lift,
+    Sums,
     by_bandit,
     packed,
     standing,
@@ -53,6 +57,10 @@ CHUNK = 250
 BANDITS = 250  # of one chunk
 SHORT_PAUSE_S = 0.02  # between chunks while there is more
 PAUSE_S = 1.0
+LONGEST_PAUSE_S = 5.0
+# Times the CPU time of what was counted, so that rows of many bandits are read together.
+RESTS = 50
+MOST_HELD = 5000  # sums in memory
 TIMES_EVERY_S = 10.0
 PRUNE_EVERY_S = 600.0
 # Keys of several processes are stored out of order, but none that is as old as `hub.STALE_S`.
@@ -136,6 +144,8 @@ class Follower:
         self._judge = judge
         self._judging = Judging()
         self._noted: deque[Noted] = deque()
+        self._sums: dict[str, dict[Key, Sums | Lift]] = {}  # as stored, by uid; some of them
+        self._changed: list[tuple[str, dict[Key, Sums | Lift]]] = []  # by the chunk that is counted
         self._compared: dict[int, BanditUid] | None = None  # to be published; None: all of them
         self._published_at = -math.inf
 
@@ -161,11 +171,16 @@ class Follower:
 
     def _run(self) -> None:
         failed = False
+        begun = time.thread_time()
         while not self._ending.is_set():
             pause = PAUSE_S
             try:
                 if self.step():
                     pause = SHORT_PAUSE_S
+                else:
+                    spent_s = time.thread_time() - begun
+                    pause = min(max(PAUSE_S, RESTS * spent_s), LONGEST_PAUSE_S)
+                    begun += spent_s
                 failed = False
             except StoreError as error:
                 # Selects and rewards do not depend on it, and the store reports its own damage.
@@ -192,14 +207,14 @@ class Follower:
             return True
         counts = Counts()
         cursors: dict[str, int] = {}
+        self._changed = []
         more |= self._decisions(chunk, counts, cursors)
         with_arms = {}
         for key in chunk:
             more |= self._values(key, newest[key].uid, newest[key].head, counts, cursors)
             if any(kind != "action" for uid, kind, *_ in counts.compared if uid == newest[key].uid):
                 with_arms[key] = newest[key].uid
-        if cursors:
-            self._aggregates.add(counts, cursors)
+        self._store_counts(counts, cursors)
         if self._compared is not None:
             self._compared |= with_arms
         self._publish_standings()
@@ -215,6 +230,23 @@ class Follower:
             self._pruned_at = now
             self._done = {key: found for key, found in self._done.items() if key in newest}
         return more
+
+    def _store_counts(self, counts: Counts, cursors: dict[str, int]) -> None:
+        """Store what a chunk has counted, and hold its sums: the next chunk adds to most of them.
+
+        What is held is what is stored: sums of a chunk that could not be stored are dropped.
+        """
+        if not cursors:
+            return
+        try:
+            self._aggregates.add(counts, cursors)
+        except BaseException:
+            self._sums.clear()
+            raise
+        if sum(map(len, self._sums.values())) > MOST_HELD:
+            self._sums.clear()
+        for uid, sums in self._changed:
+            self._sums.setdefault(uid, {}).update(sums)
 
     def _next_chunk(self) -> list[int]:
         """Return the next bandits that have rows to count.
@@ -241,6 +273,7 @@ class Follower:
         AggregateWriter.remove(self.path)
         self._aggregates = AggregateWriter(self.path)
         self._done.clear()
+        self._sums.clear()
         self._judging.forget()
         self._waiting = set(self._newest)
         return True
@@ -329,8 +362,10 @@ class Follower:
         comparison = Comparison(
             known, lambda of: self._aggregates.sums(uid, of.kind, of.stored), segments,
             begins=self._aggregates.cursor(compared_of(uid)),
+            held=self._sums.get(uid, NOTHING_HELD),
         )  # fmt: skip
         comparison.take(rows)
+        self._changed.append((uid, comparison.changed))
         counts.compared += [
             (uid, of.kind, of.stored, packed(sums)) for of, sums in comparison.changed.items()
         ]

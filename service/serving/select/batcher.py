@@ -146,7 +146,8 @@ class DecisionBatcher:
         future: asyncio.Future[Stored] = self._loop.create_future()
         if isinstance(pending.ready, EncodedContext):
             # It is drawn at once: an iteration later the bandit may serve another encoder.
-            self._draw_each([_Waiting(pending, future)], more=False)
+            if made := self._each_drawn([_Waiting(pending, future)]):
+                self._append(made, more=False)
             return await future
         self._add(_Waiting(pending, future))
         self._schedule()
@@ -188,34 +189,35 @@ class DecisionBatcher:
         # The rest of a batch follows in the next turns, and is committed together with this part.
         more = bool(self._queue) and isinstance(self._queue[0].caller, _Batch)
         more = more and self._num_held < MOST_HELD
+        made: list[tuple[_Waiting, Drawn]] = []
         for group in groups:
             try:
                 several = [each.pending for each in group] if len(group) > 1 else None
                 drawn = None if several is None else draw_together(several, self._ids)
             except Exception:  # one of them failed: each is drawn and answered on its own
                 drawn = None
-            if drawn is None:
-                self._draw_each(group, more=more)
-            else:
-                self._append(group, drawn, more=more)
+            made += self._each_drawn(group) if drawn is None else zip(group, drawn, strict=True)
+        if made:
+            self._append(made, more=more)
         if self._num_held and not more:
             self._num_held = 0
             self._store.hand_over()
 
-    def _draw_each(self, group: list[_Waiting], *, more: bool) -> None:
+    def _each_drawn(self, group: list[_Waiting]) -> list[tuple[_Waiting, Drawn]]:
+        """Draw selects one by one; those that fail are answered."""
+        made = []
         for waiting in group:
             try:
-                drawn = draw(waiting.pending, self._ids, self._max_inline_bytes)
+                made.append((waiting, draw(waiting.pending, self._ids, self._max_inline_bytes)))
             except Exception as error:  # the caller receives it
                 waiting.answer(error)
-            else:
-                self._append([waiting], [drawn], more=more)
+        return made
 
-    def _append(self, group: list[_Waiting], drawn: Sequence[Drawn], *, more: bool) -> None:
-        self._num_held += len(drawn) if more else 0
-        self._store.append_decisions(
-            [each.record for each in drawn], _answers(group, drawn), more=more
-        )
+    def _append(self, made: list[tuple[_Waiting, Drawn]], *, more: bool) -> None:
+        """Append what was drawn, in the order of its keys, with one answer for all of it."""
+        self._num_held += len(made) if more else 0
+        records = [drawn.record for _, drawn in made]
+        self._store.append_decisions(records, _answers(made), more=more)
 
     def _next_groups(self) -> list[list[_Waiting]]:
         """Take up to `AT_ONCE` selects, plain ones grouped by bandit, without cancelled ones.
@@ -249,13 +251,11 @@ class DecisionBatcher:
         return groups
 
 
-def _answers(
-    group: list[_Waiting], drawn: Sequence[Drawn]
-) -> Done[list[StoredAnswer | BandexaError | None]]:
+def _answers(made: list[tuple[_Waiting, Drawn]]) -> Done[list[StoredAnswer | BandexaError | None]]:
     def done(
         results: list[StoredAnswer | BandexaError | None] | None, error: Exception | None
     ) -> None:
-        for number, (waiting, one) in enumerate(zip(group, drawn, strict=True)):
+        for number, (waiting, one) in enumerate(made):
             earlier = None if results is None else results[number]
             if error is not None:
                 waiting.answer(error)
