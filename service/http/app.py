@@ -27,12 +27,14 @@ from service.http import auth, configured, problems
 from service.http.alarms import Alarms
 from service.http.budget import BytesInFlight
 from service.http.counting import RequestCount
+from service.http.failed_start import one_line_refusal
 from service.http.forwarding import Forwarding
 from service.http.front import Front
 from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
+from service.http.not_ready import Starting
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.personalizer.closed import ClosedDoorway
@@ -56,8 +58,6 @@ from service.http.routes import (
     system,
 )
 from service.http.settling import Settling
-from service.http.starting import Starting
-from service.http.startup import one_line_refusal
 from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following

@@ -35,9 +35,9 @@ from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.challengers import Challenger
 from service.serving.engine import Engine
+from service.serving.failed_bandits import SetAside
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
-from service.serving.recovery import SetAside
 from service.serving.standing import Agreement, ArmStanding, Compared, Estimated
 
 NOWHEN: Mapping[str, float] = MappingProxyType({})

@@ -21,10 +21,10 @@ from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.erase import Eraser
 from service.serving.explain import Explainer
+from service.serving.failed_bandits import Recovery
 from service.serving.keeping import Keeping
 from service.serving.live import Bandits
 from service.serving.reconfiguring import Reconfiguring
-from service.serving.recovery import Recovery
 from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting

@@ -21,9 +21,9 @@ from bandexa_core.ids import DecisionId
 from service.serving.background import BackgroundTasks
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
+from service.serving.erased_rows import has_erased
 from service.serving.recent import RecentDecisions
 from service.serving.relearner import Relearner
-from service.serving.relearning import has_erased
 from service.serving.rounds import Rounds
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import EventStore

@@ -28,13 +28,13 @@ from service.serving.commits import Committer, Delivery
 from service.serving.engine import Engine
 from service.serving.erase import Eraser
 from service.serving.explain import Explainer
+from service.serving.failed_bandits import Recovery, SetAside
 from service.serving.keeping import Keeping
 from service.serving.live import Bandits
 from service.serving.progress import StartProgress
 from service.serving.recent import RecentDecisions
 from service.serving.reconfiguring import Reconfiguring
 from service.serving.recover import recover, refuse_lost_database
-from service.serving.recovery import Recovery, SetAside
 from service.serving.relearner import Relearner
 from service.serving.replica import Replica
 from service.serving.retention import Retention

@@ -11,7 +11,7 @@ from bandexa_core.ids import BanditUid
 from service.serving.bandit import Bandit
 from service.serving.collection import LastingObjects
 from service.serving.errors import BanditFailed, UnknownBandit
-from service.serving.recovery import SetAside
+from service.serving.failed_bandits import SetAside
 from service.serving.reported_metrics import ReportedMetrics
 from service.store.errors import Unavailable
 from service.store.records import BanditRecord

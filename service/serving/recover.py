@@ -1,6 +1,6 @@
 """Bring every bandit back at the start: newest good snapshot, then the tail of the log.
 
-A bandit that cannot be brought back is set aside, and the others are served (see `recovery`).
+A bandit that cannot be brought back is set aside, and the others are served (see `failed_bandits`).
 
 A snapshot later than a bandit's first is published only once the log before it is synced. So a
 snapshot of a bandit that the database does not know means that the database was deleted, emptied
@@ -19,9 +19,9 @@ from bandexa_core.ids import BanditUid
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.applier import Failure
+from service.serving.failed_bandits import build_model, failure_of
 from service.serving.files import remove_files
 from service.serving.progress import StartGivenUp, StartProgress
-from service.serving.recovery import build_model, failure_of
 from service.settings import Settings
 from service.store.address import StoreAddress
 from service.store.errors import StoreError

@@ -19,8 +19,8 @@ from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.bandit import Bandit
+from service.serving.failed_bandits import Recovery, SetAside, build_model, failure_of
 from service.serving.live import Bandits
-from service.serving.recovery import Recovery, SetAside, build_model, failure_of
 from service.serving.rounds import Rounds
 from service.serving.threads import in_own_thread
 from service.settings import Settings

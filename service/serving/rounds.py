@@ -23,8 +23,8 @@ from service.observe import spans
 from service.observe.counters import Metrics
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
+from service.serving.erased_rows import remove_learned
 from service.serving.files import remove_files
-from service.serving.relearning import remove_learned
 from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.errors import ServiceError, StoreError, Unavailable

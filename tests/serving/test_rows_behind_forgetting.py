@@ -22,7 +22,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec, ContextSpec, ForgettingSpec
 from service.observe.counters import Metrics
-from service.serving import recovery
+from service.serving import failed_bandits
 from service.serving.bandit import Bandit
 from service.store.records import BanditRecord
 
@@ -231,7 +231,7 @@ def test_a_factorisation_that_fails_makes_the_bandit_failed_until_another_model_
 
 def test_one_that_fails_again_in_its_recovery_is_recovered_again(bandit, monkeypatch) -> None:
     """The model is built, and a later row fails as soon as that model is served."""
-    monkeypatch.setattr(recovery, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(failed_bandits, "FIRST_BACKOFF_S", 0.01)
     rows = log_rows(9)
 
     quick = next(n for n in (4, 5) if model_of(rows[:n]).share_before(rows[n]) == 1.0)
@@ -240,7 +240,7 @@ def test_one_that_fails_again_in_its_recovery_is_recovered_again(bandit, monkeyp
         def reader(self) -> io.BytesIO:
             return io.BytesIO()  # it is closed, and nothing else
 
-    class Rebuilding(recovery.Recovery):
+    class Rebuilding(failed_bandits.Recovery):
         built = 0
 
         def _spec(self, bandit: Any) -> BanditSpec:

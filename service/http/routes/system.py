@@ -25,7 +25,7 @@ from service.observe.health import ALARM, server_findings
 from service.observe.merging import merged
 from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
-from service.serving.recovery import SetAside
+from service.serving.failed_bandits import SetAside
 
 router = APIRouter(route_class=GuardedRoute)
 ENDING = "the server was asked to end"

@@ -183,7 +183,7 @@ def _models(
     """Build the model of each bandit, as a start does: one that cannot be built is set aside."""
     from bandexa_core.encoders import EncoderRegistry
     from bandexa_core.snapshots.store import SnapshotStore
-    from service.serving.recovery import build_model, failure_of
+    from service.serving.failed_bandits import build_model, failure_of
     from service.store.opening import open_reader
 
     try:
