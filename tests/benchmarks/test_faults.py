@@ -101,7 +101,7 @@ def damaged(
     return {name for name, count in audit(path, ledgers).items() if count}
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
@@ -157,6 +157,7 @@ def test_the_audit_notices_damage(stored, tmp_path, damage, found):
     assert damaged(stored, tmp_path, lambda db: db.execute(damage)) >= found
 
 
+@pytest.mark.slow
 def test_the_audit_notices_a_value_that_is_not_what_was_reported(stored, tmp_path):
     def change(db: sqlite3.Connection) -> None:
         for key, blob in db.execute("SELECT key, items FROM ledger").fetchall():
@@ -168,6 +169,7 @@ def test_the_audit_notices_a_value_that_is_not_what_was_reported(stored, tmp_pat
     assert damaged(stored, tmp_path, change) == {"wrong_values", "log_values_wrong"}
 
 
+@pytest.mark.slow
 def test_the_audit_notices_a_wrong_default(stored, tmp_path):
     """A window closed without rewards, and its log row is there, but with another value."""
 
@@ -192,6 +194,7 @@ def test_the_audit_notices_a_wrong_default(stored, tmp_path):
     assert damaged(stored, tmp_path, close) == {"wrong_defaults", "log_hashes_wrong"}
 
 
+@pytest.mark.slow
 def test_the_audit_notices_an_id_that_two_clients_got(stored):
     database, ledgers = stored
     name, chosen = next(iter(ledgers[0].selects.items()))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.proofs.many_bandits import main
 
 
+@pytest.mark.slow
 def test_hundreds_of_bandits_neither_stall_the_loop_nor_commit_without_work(tmp_path: Path) -> None:
     out = tmp_path / "many.json"
     main(["--bandits", "250", "--idle-s", "1", "--small", "--json", str(out)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 
 
@@ -26,8 +28,15 @@ def test_a_linear_bandit_needs_neither_torch_nor_a_trainer(start_server, api_of)
         assert api.train(name)["snapshot"] == 1
         trainer_pid = api.call("GET", "/readyz")["trainer"]["pid"]
         assert not torch_in(trainer_pid)
+
+
+@pytest.mark.slow
+def test_a_network_brings_torch_into_both(start_server, api_of) -> None:
+    server = start_server(None, forked=False)
+    with server.client() as client:
+        api = api_of(client)
         deep = api.two_actions(policy="neural_linear_ts", encoder=MLP)
         assert torch_in(server.pid)
         api.teach(deep, [0.5, 1.0], "x", 1.0)
         api.train(deep)
-        assert torch_in(trainer_pid)
+        assert torch_in(api.call("GET", "/readyz")["trainer"]["pid"])

@@ -73,6 +73,7 @@ def test_a_group_has_a_limit_and_nothing_is_lost_beyond_it(client, store, make):
 # -- bandits ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_deleting_purges_all_of_a_bandit_and_nothing_of_another(client, store, make):
     doomed, other = make.bandit(client, store, "doomed"), make.bandit(client, store, "other")
     futures = []

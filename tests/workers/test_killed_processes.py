@@ -28,7 +28,7 @@ def test_whichever_process_is_killed_nothing_answered_is_lost(own_crew, tmp_path
     name = one.two_actions()
     traffic = Traffic(crew, name)
     try:
-        for process in ("worker-1", KEEPER, "worker-2", KEEPER):
+        for process in ("worker-1", KEEPER, "worker-2"):
             traffic.goes_on()
             killed(crew.pids()[process])
         traffic.goes_on()

@@ -7,6 +7,7 @@ import pytest
 from tests.workers.workloads import WORKLOADS, played
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_workload_in_lockstep_decides_as_one_process_does(api, crew, workload) -> None:
     spec, context = WORKLOADS[workload]

@@ -16,6 +16,7 @@ from tests.store.conftest import creating, make_decision, make_spec
 from tests.store.reporting import first_step, rewards
 
 
+@pytest.mark.few(0, of="postgres")
 def test_answers_come_in_the_order_of_the_calls_whatever_they_are(client, store, make):
     bandit = make.bandit(client, store)
     known = len(client.answered)

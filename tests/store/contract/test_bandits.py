@@ -75,6 +75,7 @@ def fill(client, store, make, bandit, num: int) -> None:
     client.call(store.trim_catalogue, bandit, actions, LogPosition(1))
 
 
+@pytest.mark.few(0, of="postgres")
 def test_deleting_removes_all_of_a_bandit_and_nothing_of_another(client, store, make):
     window = make.window(1000.0)
     doomed = make.bandit(client, store, "doomed", rewards=window)

@@ -33,6 +33,7 @@ def bounds_of(rows: list[LearnRow]) -> list[tuple[float | None, float | None]]:
     return [(row.low, row.high) for row in rows]
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("reward_range", [None, (0.0, 4.0)])
 def test_a_first_value_has_the_bounds_of_those_before_it(client, store, make, reward_range):
     bandit = make.bandit(client, store, reward_range=reward_range)
@@ -70,6 +71,7 @@ def test_values_of_one_commit_count_for_those_behind_them(client, store, make):
     ]
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_correction_has_the_bounds_of_the_first_value(client, store, make):
     bandit = make.bandit(client, store, rewards=make.last_counts())
     report(client, store, make, bandit, [*VALUES, 1e4])
@@ -85,6 +87,7 @@ def test_a_correction_has_the_bounds_of_the_first_value(client, store, make):
     assert bounds_of(rows_of(store, bandit)[-1:]) == [later.current()]
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_correction_has_them_too_when_the_first_row_has_left_the_log(client, store, make):
     bandit = make.bandit(client, store, rewards=make.last_counts())
     report(client, store, make, bandit, [*VALUES, 1e4, 0.5])
@@ -104,6 +107,7 @@ def test_a_correction_has_them_too_when_the_first_row_has_left_the_log(client, s
             assert found.rows.rewards[-1] == value
 
 
+@pytest.mark.few(0, of="postgres")
 def test_the_default_reward_of_a_closed_window_is_a_first_value(client, store, make):
     rules = RewardSpec(reward_window_s=2.0, default_reward=7.0)
     bandit = make.bandit(client, store, rewards=rules)
@@ -120,6 +124,7 @@ def test_the_default_reward_of_a_closed_window_is_a_first_value(client, store, m
         assert [(value.after, value.learned) for value in found.learned] == [(7.0, last.high)]
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -138,6 +143,7 @@ def test_bandits_that_do_not_clip_have_no_bounds(client, store, make, changes):
     assert set(bounds_of(rows_of(store, bandit))) == {(None, None)}
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_bandit_of_the_name_of_a_deleted_one_starts_without_values(client, store, make):
     bandit = make.bandit(client, store)
     report(client, store, make, bandit, VALUES)

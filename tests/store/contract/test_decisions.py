@@ -51,6 +51,7 @@ def test_the_propensities_of_all_candidates_are_stored_with_a_decision(client, s
             assert plain(decision.record.propensities) == plain(given)
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("served", [None, "a3"])
 def test_the_arm_is_stored_with_a_decision(client, store, make, served):
     bandit = make.bandit(client, store)
@@ -68,6 +69,7 @@ def test_the_arm_is_stored_with_a_decision(client, store, make, served):
         assert (page.record.arm, page.record.served) == ("control", served)
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("served", [None, "a3"])
 @pytest.mark.parametrize("listed", [None, ("a0", "a1")])
 def test_what_shadows_would_have_served_is_stored_with_a_decision(
@@ -105,6 +107,7 @@ def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
     assert [answer.body_hash for answer in repeated] == [bytes([0])] * 2
 
 
+@pytest.mark.few(0, of="postgres")
 def test_of_many_decisions_each_id_is_stored_once(client, store, make):
     """Runs of 2 to 70, with stored ids, ids that come twice, and a deleted bandit."""
     bandit, gone = make.bandit(client, store), make.bandit(client, store, "gone")
@@ -197,6 +200,7 @@ def test_an_id_that_the_store_made_is_found_and_unique(client, store, make):
         client.call(store.find_decision, unknown)
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 def test_a_decision_is_read_back_bit_for_bit(client, store, make, dtype):
     context = ContextSpec(shape=(2, 3), dtype=dtype)
@@ -257,6 +261,7 @@ def test_times_of_decisions_are_those_of_all_bandits_oldest_first(client, store,
     assert behind == [3.0, 4.0, 5.0, None]
 
 
+@pytest.mark.few(0, of="postgres")
 def test_the_store_grows_with_decisions_and_shrinks_without_them(client, store, make):
     context = ContextSpec(shape=(64, 1024))
     bandit = make.bandit(client, store, context=context)

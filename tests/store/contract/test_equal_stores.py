@@ -465,7 +465,7 @@ class BothStores(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=15, stateful_step_count=40, deadline=None,
+    max_examples=8, stateful_step_count=40, deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink a failure takes more than a test's time
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
@@ -482,4 +482,4 @@ def test_a_database_beside_a_file(postgres: Cluster) -> None:
                 schemas.close()  # that of the example before
                 super().__init__(schemas.enter_context(postgres.empty()))
 
-        run_state_machine_as_test(BesideFile, settings=settings(SETTINGS, max_examples=4))
+        run_state_machine_as_test(BesideFile, settings=settings(SETTINGS, max_examples=1))

@@ -48,6 +48,7 @@ def rows(reader, bandit):
     return [row for group in reader.follow(bandit, LogPosition(0), FAR) for row in group.rows]
 
 
+@pytest.mark.few(0, of="postgres")
 def test_rows_of_an_erased_unit_teach_nothing_and_the_hashes_stay(client, store, make, bandit):
     fill(client, store, make, bandit)
     with store.reader() as reader, store.follower() as follower:
@@ -155,6 +156,7 @@ def test_rows_of_the_sample_are_erased_whether_their_decision_is_stored_or_not(
         assert reader.count_learned(bandit.key, LogPosition(0), FAR) == NUM - len(HERS)
 
 
+@pytest.mark.few(0, of="postgres")
 def test_samples_of_a_unit_are_erased_in_one_bandit_behind_many_of_another(client, store, make):
     both = [
         make.bandit(client, store, name=name, rewards=make.last_counts())

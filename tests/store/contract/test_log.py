@@ -53,6 +53,7 @@ def test_a_reader_returns_the_rows_that_were_answered(client, store, make):
     assert [type(row) for row in read] == kinds
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("chunk", [1, 2, 4, 9, 512])
 def test_following_in_chunks_equals_following_whole(client, store, make, chunk):
     bandit = make.bandit(client, store)
@@ -116,6 +117,7 @@ def test_a_reward_of_minus_zero_is_stored_as_zero(client, store, make):
     assert math.copysign(1.0, row.after) == 1.0
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("chunk", [1, 7, 64, 512])
 def test_learn_rows_of_one_commit_are_groups_that_are_read_whole(client, store, make, chunk):
     """Up to 64 rows of a bandit, in order, whatever is appended to other logs in between."""
@@ -148,6 +150,7 @@ def test_learn_rows_of_one_commit_are_groups_that_are_read_whole(client, store, 
             assert plain(part) == plain(groups[1:])
 
 
+@pytest.mark.few(0, of="postgres")
 def test_what_is_wanted_is_served_from_its_switch_on(client, store, make):
     bandit = make.bandit(client, store)
     wanted = dataclasses.replace(

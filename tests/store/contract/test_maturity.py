@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+
 from bandexa_core.ids import DecisionId
 from bandexa_core.log.delays import LEAST
 from bandexa_core.spec import RewardSpec
@@ -51,6 +53,7 @@ def values(store, bandit, name: str) -> list[tuple[float | None, float]]:
     return [(row.before, row.after) for row in rows if row.decision_id == name]
 
 
+@pytest.mark.few(0, of="postgres")
 def test_click_and_silence_are_learned_at_an_age_and_corrected_within_the_window(
     client, store, make
 ):
@@ -72,6 +75,7 @@ def test_click_and_silence_are_learned_at_an_age_and_corrected_within_the_window
         assert history.decision(bandit, DecisionId("click")).matured == 1010.0
 
 
+@pytest.mark.few(0, of="postgres")
 def test_the_age_is_learned_from_the_delays_and_holds_for_later_decisions(client, store, make):
     bandit = taught(client, store, make)
     (age,) = client.call(store.due_windows).ages.values()
@@ -82,6 +86,7 @@ def test_the_age_is_learned_from_the_delays_and_holds_for_later_decisions(client
     assert pass_time(client, store, 100)[-1] == (f"t{LEAST - 1}", 1.0)
 
 
+@pytest.mark.few(0, of="postgres")
 def test_the_age_of_other_bandits_and_other_rules_is_not_learned(client, store, make):
     taught(client, store, make)
     client.call(store.due_windows)

@@ -254,6 +254,6 @@ class ContractOverMemory(Contract):
 TestContractOverSqlite = ContractOverSqlite.TestCase
 TestContractOverMemory = ContractOverMemory.TestCase
 TestContractOverSqlite.settings = TestContractOverMemory.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None,
+    max_examples=15, stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip

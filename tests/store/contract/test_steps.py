@@ -128,6 +128,7 @@ def test_a_step_is_stored_with_its_reward_its_value_and_its_log_row(client, stor
     assert found.decision.state == step.change.state
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_step_from_an_outdated_state_stores_nothing(client, store, make):
     bandit = make.bandit(client, store, rewards=make.last_counts())
     record = make.decision(bandit, "d0")
@@ -143,6 +144,7 @@ def test_a_step_from_an_outdated_state_stores_nothing(client, store, make):
     assert [row.after for row in client.call(store.append_step, second)] == [0.75]
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize(
     "wrong", [DecisionState.of(2, activated=True), DecisionState.of(1, activated=False)]
 )
@@ -280,6 +282,7 @@ def test_a_reward_for_an_unknown_decision_is_refused(client, store, make):
         client.call(rewards(store), make.report("d0"))
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     context = ContextSpec(shape=(2, 3), dtype=dtype)
@@ -296,6 +299,7 @@ def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     assert (row.position, row.time, row.decision_id, row.after) == (1, client.clock.now, "d0", 0.1)
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("order", list(itertools.permutations([1e16, 0.1, -1e16])))
 def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, make, order):
     bandit = make.bandit(client, store, rewards=RewardSpec(aggregate="sum"))

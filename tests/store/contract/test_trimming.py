@@ -29,6 +29,7 @@ def bandit(client, store, make):
     return make.bandit(client, store, rewards=make.last_counts())
 
 
+@pytest.mark.few(0, of="postgres")
 def test_learn_rows_leave_the_log_and_nothing_else_changes(client, store, make, bandit):
     ids = tuple(ActionId(name) for name in ("a0", "a1"))
     change = CatalogueChange(ids, np.ones((2, 2), np.float32), np.ones(2, np.bool_))
@@ -127,6 +128,7 @@ def test_a_decision_that_the_log_held_back_goes_with_its_rows(client, store, mak
     assert left == [1, 6, 7, 8, 9]
 
 
+@pytest.mark.few(0, of="postgres")
 @pytest.mark.parametrize("steps", [[40], [3, 17, 18, 40]])
 def test_the_sample_has_the_lowest_ranks_in_any_number_of_steps(client, store, make, bandit, steps):
     learn(client, store, make, bandit, 0, 50)
@@ -148,6 +150,7 @@ def test_the_sample_has_the_lowest_ranks_in_any_number_of_steps(client, store, m
             assert stored.rows.actions[number].tobytes() == row.action.tobytes()
 
 
+@pytest.mark.few(0, of="postgres")
 def test_rows_still_in_the_log_are_sampled_beside_those_that_left_it(client, store, make, bandit):
     learn(client, store, make, bandit, 0, 50)
     with store.reader() as reader:
@@ -170,6 +173,7 @@ def within_reach(bandit) -> list[int]:
     return (np.flatnonzero(all_ranks <= reach) + 1).tolist()
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, bandit):
     """A larger sample later has no row of a higher rank than the smaller one reached."""
     learn(client, store, make, bandit, 0, 50)
@@ -180,6 +184,7 @@ def test_a_sample_that_was_smaller_before_stays_uniform(client, store, make, ban
         assert found.rows.positions.tolist() == within_reach(bandit)
 
 
+@pytest.mark.few(0, of="postgres")
 def test_a_sample_that_grows_again_takes_no_row_beyond_what_it_reached(client, store, make, bandit):
     learn(client, store, make, bandit, 0, 50)
     trim(client, store, bandit, 25, size=4)
