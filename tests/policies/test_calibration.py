@@ -139,6 +139,7 @@ def _noise_rows(num: int, rng: np.random.Generator) -> Rows:
     return Rows(np.arange(1, num + 1), slots, rng.normal(size=num), actions, contexts)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("heads", ["shared", "per_action"])
 def test_a_network_that_fits_noise_predicts_deviations_of_the_right_size(make_neural, plan, heads):
     """The errors on later rows have the predicted size with calibration, and are larger without."""

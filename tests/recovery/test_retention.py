@@ -41,7 +41,7 @@ def left(node, rig) -> int:
     return int(rig.query(node, "SELECT count(*) FROM decisions")[0][0])
 
 
-@pytest.fixture(scope="module", params=["age", "bytes"])
+@pytest.fixture(scope="module", params=["bytes", "age"])
 def history(request, launch, rig):
     node = played(launch, rig, request.param)
     scores = {name: node.score(name) for name in NAMES}
@@ -67,6 +67,7 @@ def history(request, launch, rig):
     return node, scores, states, before
 
 
+@pytest.mark.few(1)
 def test_old_decisions_go_and_what_was_learned_from_them_is_served(history, rig):
     node, scores, states, before = history
     for name in NAMES:
@@ -91,6 +92,7 @@ def test_ids_hold_inside_retention_alone(history, rig):
     assert node.call("POST", "/reward", again)["status"] == "ignored"
 
 
+@pytest.mark.few(1)
 def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
     node, *_ = history
     means, stds = node.score("neural")
@@ -108,6 +110,7 @@ def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
     assert node.state("neural")["num_learned"] == NUM + 100
 
 
+@pytest.mark.few(1)
 def test_a_changed_configuration_is_learned_from_what_is_left_and_the_sample(history, rig):
     node, *_ = history
     for name, spec in (("linear", rig.linear()), ("disjoint", rig.disjoint())):

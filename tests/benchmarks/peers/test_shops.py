@@ -241,6 +241,7 @@ def test_a_policy_that_plays_shops_alone_says_so(tmp_path) -> None:
     assert found["unavailable"] == "it plays shops alone"
 
 
+@pytest.mark.slow
 def test_the_command_plays_a_shop_and_names_a_missing_library(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "vowpalwabbit", None)
     argv = [
