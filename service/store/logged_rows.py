@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,14 +10,21 @@ import numpy as np
 from bandexa_core.features.byte_rows import stacked
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.metrics import Weights, weighted_group
-from bandexa_core.log.rows import Group, LearnRow
+from bandexa_core.log.rows import LearnRow
 from bandexa_core.replay import Rows
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
 
+REMEMBERED_BYTES = 64 << 20  # rows that take more are read at each scan
+ROW_BYTES = 700  # of a row beside its context and features
+
 
 class LoggedRows:
     """The newest learned rows up to a position, like those of a replay that followed the log.
+
+    A value may be corrected by a later row, so that all rows are read before the first is returned.
+    Where they fit into some memory they are remembered: the log is read once for any number of
+    scans.
 
     Attributes:
         are_all: Whether a model at the position has learned these rows and no others.
@@ -47,6 +55,8 @@ class LoggedRows:
         learned = reader.count_learned(record.key, LogPosition(0), up_to)
         self._begins = trim.position
         self._passed_over = learned - trim.learned - num_rows
+        self._values: dict[int, float] | None = None  # that were corrected, by position
+        self._rows: list[LearnRow] | None = None  # all of them, where they are remembered
 
     def __len__(self) -> int:
         return max(0, self._num_rows)
@@ -64,35 +74,47 @@ class LoggedRows:
 
     def scan(self, chunk: int) -> Iterator[Rows]:
         """See `Replay.scan`; values are those as of the position."""
-        values = self._corrections()
+        if self._values is None:
+            self._values = self._read()
         waiting: list[LearnRow] = []
-        passed_over = 0
-        for group in self._groups():
-            for row in group.rows:
-                if not isinstance(row, LearnRow) or row.before is not None:
-                    continue
-                if passed_over < self._passed_over:
-                    passed_over += 1
-                    continue
-                waiting.append(row)
-                if len(waiting) == chunk:
-                    yield _rows(waiting, values)
-                    waiting = []
+        for row in self._first_values() if self._rows is None else self._rows:
+            waiting.append(row)
+            if len(waiting) == chunk:
+                yield _rows(waiting, self._values)
+                waiting = []
         if waiting:
-            yield _rows(waiting, values)
+            yield _rows(waiting, self._values)
 
-    def _groups(self) -> Iterator[Group]:
-        """Yield the groups of the log without values that are void at the position."""
-        groups = self._reader.follow(self._record, self._begins, self._up_to, voids=self._up_to)
-        return (weighted_group(group, self._weights) for group in groups)
-
-    def _corrections(self) -> dict[int, float]:
+    def _read(self) -> dict[int, float]:
+        """Read the log once: return corrected values, and remember the rows if they fit."""
         values: dict[int, float] = {}
-        for group in self._groups():
-            for row in group.rows:
-                if isinstance(row, LearnRow) and row.before is not None:
-                    values[row.origin] = row.learned
+        rows: list[LearnRow] | None = []
+        num_bytes = passed_over = 0
+        for row in self._learn_rows():
+            if row.before is not None:
+                values[row.origin] = row.learned
+                continue
+            passed_over += 1
+            if rows is None or passed_over <= self._passed_over:
+                continue
+            rows.append(row)
+            num_bytes += ROW_BYTES + row.context.nbytes + row.action.nbytes
+            if num_bytes > REMEMBERED_BYTES:
+                rows = None
+        self._rows = rows
         return values
+
+    def _first_values(self) -> Iterator[LearnRow]:
+        first = (row for row in self._learn_rows() if row.before is None)
+        return itertools.islice(first, max(0, self._passed_over), None)
+
+    def _learn_rows(self) -> Iterator[LearnRow]:
+        """Yield the learn rows of the log without values that are void at the position."""
+        groups = self._reader.follow(self._record, self._begins, self._up_to, voids=self._up_to)
+        for group in groups:
+            for row in weighted_group(group, self._weights).rows:
+                if isinstance(row, LearnRow):
+                    yield row
 
 
 def learned_rows(

@@ -17,7 +17,8 @@ from tests.fixtures.commands import bandexa
 
 SPEC: dict[str, Any] = {
     "context": {"features": "auto"}, "actions": {"features": "auto"}, "seed": 5,
-    "reward_range": [0, 1], "training": {"mode": "lockstep", "train_every": 150, "optimizer_steps": 100},
+    "reward_range": [0, 1],
+    "training": {"mode": "lockstep", "train_every": 150, "optimizer_steps": 100},
     "selection": {"warmup_random": 150},
     "replay": {"backend": "disk", "capacity": 400, "evicted_sample": 100},
 }  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from service.store.identity import first_key
 from tests.fixtures.commands import bandexa
+from tests.fixtures.matrices import slow
 
 NAMES = ("linear", "disjoint", "neural")
 NUM = 900
@@ -41,7 +42,7 @@ def left(node, rig) -> int:
     return int(rig.query(node, "SELECT count(*) FROM decisions")[0][0])
 
 
-@pytest.fixture(scope="module", params=["bytes", "age"])
+@pytest.fixture(scope="module", params=["bytes", *slow("age")])
 def history(request, launch, rig):
     node = played(launch, rig, request.param)
     scores = {name: node.score(name) for name in NAMES}
@@ -67,7 +68,6 @@ def history(request, launch, rig):
     return node, scores, states, before
 
 
-@pytest.mark.few(1)
 def test_old_decisions_go_and_what_was_learned_from_them_is_served(history, rig):
     node, scores, states, before = history
     for name in NAMES:
@@ -92,7 +92,6 @@ def test_ids_hold_inside_retention_alone(history, rig):
     assert node.call("POST", "/reward", again)["status"] == "ignored"
 
 
-@pytest.mark.few(1)
 def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
     node, *_ = history
     means, stds = node.score("neural")
@@ -110,7 +109,6 @@ def test_bandits_learn_on_and_a_round_knows_what_left(history, rig):
     assert node.state("neural")["num_learned"] == NUM + 100
 
 
-@pytest.mark.few(1)
 def test_a_changed_configuration_is_learned_from_what_is_left_and_the_sample(history, rig):
     node, *_ = history
     for name, spec in (("linear", rig.linear()), ("disjoint", rig.disjoint())):
