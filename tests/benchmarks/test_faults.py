@@ -65,7 +65,7 @@ _WINDOWED = "(SELECT bandit FROM bandits WHERE name = 'windowed')"
 
 @pytest.fixture(scope="module", name="stored")
 def _stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """A database after a short load, and what its clients were told."""
+    """A database after a short load, and what its clients were answered."""
     folder = tmp_path_factory.mktemp("load")
 
     def during(server: Server) -> None:

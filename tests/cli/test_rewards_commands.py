@@ -123,8 +123,8 @@ def test_lines_that_are_not_taken_are_named_and_all_others_are(
     assert "'much' is no finite number" in reasons[4]
     assert "decision_id" in reasons[6]
     assert "bandit" in reasons[7]
-    told = run("rewards", "import", file, expect=1).stderr
-    assert "line 3: unknown: " in told
+    printed = run("rewards", "import", file, expect=1).stderr
+    assert "line 3: unknown: " in printed
     assert api.state(name)["num_learned"] == 3
 
 

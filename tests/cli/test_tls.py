@@ -151,8 +151,8 @@ def test_files_that_are_away_are_reported_once_and_read_when_they_are_back(
     paths[1].unlink()
     for _ in range(3):
         asyncio.run(found.read_anew())
-    (told,) = [each for each in caplog.records if each.levelname == "ERROR"]
-    assert "the TLS certificate stays as it is" in told.getMessage()
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "the TLS certificate stays as it is" in record.getMessage()
     caplog.set_level("INFO")
     issue(authority, tmp_path, "localhost")
     asyncio.run(found.read_anew())

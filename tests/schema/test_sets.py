@@ -28,7 +28,7 @@ TAGS: list[dict[str, Any]] = [
         ([{"tags.a": 1}, {"tags.b": 1}], ("tags",)),
         ([{"tags.a": 1}, {"tags.a": 1}], ()),  # one name is a field, there or missing
         ([{"tags.a": 1}, {"tags.b": 2}], ()),  # a number
-        ([{"tags.a": 1}, {"tags.b": 0}], ()),  # 0 is told apart from a missing one
+        ([{"tags.a": 1}, {"tags.b": 0}], ()),  # 0 differs from a missing one
         ([{"tags.a": 1}, {"tags.b": "1"}], ()),
         ([{"a": 1}, {"b": 1}], ()),  # nothing around them
         ([{"query.node.js": 1}, {"query.go": 1}], ("query",)),  # the outer object

@@ -14,7 +14,7 @@ from service.tools.verify import verify
 
 NUM = 60
 OUTLIER = 1e4
-# Of these no round is ever due, so that two bandits differ by what they were told alone.
+# Of these no round is ever due, so that two bandits differ by what was reported to them alone.
 FIXED: dict[str, Any] = {
     "training": {"mode": "lockstep"}, "encoder": {"name": "concat", "standardize": False},
 }  # fmt: skip
@@ -78,10 +78,10 @@ def test_it_is_shown_as_it_was_reported_and_as_it_was_learned(api):
     decision = decided(api, name)
     before = api.state(name)["learning"]
     api.reward(decision, OUTLIER)
-    told = api.call("GET", f"/bandits/{name}/decisions/{decision}")["chosen"][0]
-    assert told["value"] == OUTLIER
-    assert [reward["reward"] for reward in told["rewards"]] == [OUTLIER]
-    [row] = told["learned"]
+    chosen = api.call("GET", f"/bandits/{name}/decisions/{decision}")["chosen"][0]
+    assert chosen["value"] == OUTLIER
+    assert [reward["reward"] for reward in chosen["rewards"]] == [OUTLIER]
+    [row] = chosen["learned"]
     assert (row["after"], row["learned"]) == (OUTLIER, 1.0), "the end of the declared 0 to 1"
     usual_one = decided(api, name)
     api.reward(usual_one, 0.5)

@@ -1,4 +1,4 @@
-"""Two workers are one server: what one is told, both know, and once."""
+"""Two workers are one server: what one receives, both know, and once."""
 
 from __future__ import annotations
 

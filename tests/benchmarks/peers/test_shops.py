@@ -1,4 +1,4 @@
-"""A shop is played in its own time: what players see, when they hear of clicks, who they are."""
+"""A shop is played in its own time: what players see, when they receive clicks, who they are."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def stream(horizon: int = 300, *, money: bool = False) -> ShopStream:
 
 
 class Scripted:
-    """Chooses by a rule, and writes down what it was shown and told."""
+    """Chooses by a rule, and writes down what it was shown, and the reports."""
 
     def __init__(self, rule):
         self.rule = rule
         self.step = -1
         self.shown: list[tuple[Visit, tuple[Action, ...]]] = []
         self.chosen: list[str] = []
-        self.heard: list[tuple[int, Report]] = []
+        self.reported: list[tuple[int, Report]] = []
         self.catalogue: set[str] = set()
 
     def arrive(self, actions):
@@ -60,8 +60,8 @@ class Scripted:
         return Choice(self.chosen[-1], None)
 
     def learn(self, reports):
-        # What is heard before a step is decided belongs to that step.
-        self.heard += [(self.step + 1, report) for report in reports]
+        # What is reported before a step is decided belongs to that step.
+        self.reported += [(self.step + 1, report) for report in reports]
 
 
 def in_turns(step, ids):
@@ -83,7 +83,7 @@ def test_a_player_does_not_see_the_appeal_of_an_offer() -> None:
     assert player.shown[0][1][0].features == stream(3).offers[0].features
 
 
-def test_a_click_is_heard_at_the_first_visit_after_it_unless_its_window_is_over() -> None:
+def test_a_click_is_reported_at_the_first_visit_after_it_unless_its_window_is_over() -> None:
     found, player = stream(), Scripted(in_turns)
     chosen = shop.play(player, found)
     expected = {}
@@ -92,23 +92,23 @@ def test_a_click_is_heard_at_the_first_visit_after_it_unless_its_window_is_over(
         reported = found.reported_s(t)
         if paid and reported is not None and found.known_at(reported) < found.horizon:
             expected[t] = found.known_at(reported)
-    heard = {report.step: at for at, report in player.heard if not report.closed}
-    assert heard == expected
-    assert len(heard) > 10
+    steps = {report.step: at for at, report in player.reported if not report.closed}
+    assert steps == expected
+    assert len(steps) > 10
 
 
 def test_every_window_is_closed_once_with_what_was_reported_in_it() -> None:
     found, player = stream(money=True), Scripted(in_turns)
     shop.play(player, found)
-    closed = [(at, report) for at, report in player.heard if report.closed]
+    closed = [(at, report) for at, report in player.reported if report.closed]
     ends = {t: found.known_at(found.closes_s(t)) for t in range(found.horizon)}
     assert {report.step: at for at, report in closed} == {
         t: at for t, at in ends.items() if at < found.horizon
     }
     assert len(closed) == len({report.step for _, report in closed})
-    clicks = {report.step: report.reward for _, report in player.heard if not report.closed}
+    clicks = {report.step: report.reward for _, report in player.reported if not report.closed}
     assert all(report.reward == clicks.get(report.step, 0.0) for _, report in closed)
-    assert all(report.action_id == player.chosen[report.step] for _, report in player.heard)
+    assert all(report.action_id == player.chosen[report.step] for _, report in player.reported)
     assert max(clicks.values()) > 1.0
 
 
@@ -117,7 +117,7 @@ def test_what_becomes_known_is_told_in_the_order_of_its_moments() -> None:
     shop.play(player, found)
     moments = [
         found.closes_s(report.step) if report.closed else found.reported_s(report.step)
-        for _, report in player.heard
+        for _, report in player.reported
     ]
     assert moments == sorted(moments, key=lambda moment: moment or 0.0)
 
@@ -215,7 +215,7 @@ def test_ours_repeats_and_learns_each_decision_once(policy) -> None:
     ids = [offer.id for offer in stream().offers]
     scripted = Scripted(lambda step, _: ids[chosen[step]])
     shop.play(scripted, stream())
-    closed = [report.step for _, report in scripted.heard if report.closed]
+    closed = [report.step for _, report in scripted.reported if report.closed]
     assert learned == len(closed) == len(set(closed))
 
 

@@ -17,7 +17,7 @@ FREE = {"floor": 0.9}
 
 
 def bad(fed: Any, name: str) -> None:
-    """Make a bandit that serves the worse of two actions, by a floor of 90 %, and is told so."""
+    """Make a bandit that serves the worse of two actions, by a floor of 90 %, and shows it."""
     fed.call("PUT", f"/bandits/{name}", {
         "policy": "linear_ts", "context": {"features": "auto"}, "reward_range": [0, 1],
         "limits": {"old": FREE}, "segment": "country",
