@@ -7,6 +7,14 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const HEIGHT = 190;
 export const COLOURS = ["--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
 
+// Values between two gaps: a line has no length there, so they are points, however dense the chart.
+const alone = (plot, index, shown) => {
+  if (shown) return null;
+  const column = plot.data[index];
+  const is = (row) => column[row] !== null && column[row] !== undefined;
+  return [...column.keys()].filter((row) => is(row) && !is(row - 1) && !is(row + 1));
+};
+
 // One chart in a card. `series`: [{label, colour, value, scale?, fill?, points?}], `bands` as in uPlot.
 export class Chart {
   constructor({ title, hint, series, bands = [], scales = {}, sync, unit, share = false }) {
@@ -70,13 +78,13 @@ export class Chart {
       width: Math.max(200, this.place.clientWidth), height: HEIGHT, padding: [10, right ? 24 : 32, 0, 0], // half of a time of day, at the right end
       cursor: { sync: { key: sync }, drag: { x: false, y: false } }, legend: { live: true },
       scales: { x: { time: true, range: () => this.window }, y: { range: (_, low, high) => spread(low, high, this.options.share) }, ...scales },
-      axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text) },
+      axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text).map((said, index, all) => (said === all[index - 1] ? "" : said)) }, // counts of 0 to 1 have no halves
         ...(right ? [{ ...axis, scale: right.scale, side: 1, size: 50, grid: { show: false } }] : [])],
       series: [{ label: "time", value: (_, value) => (value === null || value === undefined ? "\u2013" : timeText(value).slice(0, 16)) },
         ...series.map((one, index) => ({
           label: one.label, stroke: css(one.colour), width: one.line ?? 1.8, scale: one.scale ?? "y", fill: one.fill ? css(one.fill) : undefined,
           spanGaps: false, paths: one.points ? () => null : undefined,
-          points: one.points ? { show: true, size: 7, fill: css(one.colour) } : { size: 5, fill: css(one.colour) },
+          points: one.points ? { show: true, size: 7, fill: css(one.colour) } : { size: 5, fill: css(one.colour), filter: alone },
           value: (_, value, at, row) => one.value(row === null || row === undefined ? null : this.shown[index + 1][row]),
         }))],
       bands: bands.map((band) => ({ series: band.series, fill: css(band.fill) + (band.alpha ?? "") })),
