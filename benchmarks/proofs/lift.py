@@ -21,7 +21,9 @@ from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.rows import LearnRow, row_by_row
 from benchmarks.in_process import InProcessClient
 from benchmarks.report import arguments, report
-from service.observe.dashboard.comparing import Comparison, Key, packed, standing
+from service.observe.dashboard.comparing import Comparison
+from service.observe.dashboard.standings import standing
+from service.observe.dashboard.sums import Key, packed
 from service.store.records import CountedValue
 
 SHARE, CONTROL = 0.1, 0

@@ -42,7 +42,7 @@ from service.http.schemas.health import FindingList, NotedFinding
 from service.http.shown import shown_features
 from service.http.states import arm_state, estimate_state, plan_answer, state_of
 from service.observe.dashboard import views
-from service.observe.dashboard.comparing import EarnedByAction
+from service.observe.dashboard.sums import EarnedByAction
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit

@@ -223,6 +223,7 @@ async def bandit_over_time(
         "num_learned": model.progress.num_learned,
         "train_due": model.round_due(),
         "findings": [finding.model_dump() for finding in state.findings],
+        "loss_shown_after_s": state.loss_shown_after_s,
         "trainer": trainer_state(engine).model_dump(),
         "behind": follower.behind,
         **drawn,

@@ -22,18 +22,10 @@ from bandexa_core.ids import BanditUid
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
-from service.observe.dashboard.comparing import (
-    NOTHING_HELD,
-    SEGMENT,
-    Comparison,
-    Key,
-    Lift,
-    Sums,
-    by_bandit,
-    packed,
-    standing,
-)
+from service.observe.dashboard.comparing import NOTHING_HELD, Comparison
 from service.observe.dashboard.judging import Judging
+from service.observe.dashboard.standings import by_bandit, standing
+from service.observe.dashboard.sums import SEGMENT, Key, Lift, Sums, packed
 from service.observe.evidence import Evidence
 from service.serving.standing import Standing
 from service.settings import Settings

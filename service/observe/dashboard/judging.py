@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from service.observe.dashboard.aggregates import DELAYS_S
-from service.observe.dashboard.comparing import top_actions
+from service.observe.dashboard.sums import top_actions
 from service.observe.evidence import (
     DAY_S,
     ONE_SIDED,

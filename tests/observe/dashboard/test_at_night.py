@@ -152,6 +152,8 @@ def test_a_bandit_shows_why_and_since_when(server: Any, visit: Any, width: int) 
         box = cell.bounding_box()
         assert box is not None
         assert box["x"] + box["width"] <= width
+    delays = page.get_by_role("region", name="Reward delay")
+    expect(delays).to_contain_text("a total loss shows after")
     legend = page.get_by_role("region", name="Mean reward").locator(".u-legend .u-value").last
     expect(legend).to_have_text(re.compile(r"[0-9]"))  # without a cursor: the newest values
     fits(page)

@@ -14,14 +14,14 @@ from bandexa_core.log.configurations import Configurations, change_payload
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
 from bandexa_core.spec.arms import ArmSpec
-from service.observe.dashboard.comparing import (
+from service.observe.dashboard.comparing import Comparison
+from service.observe.dashboard.standings import standing
+from service.observe.dashboard.sums import (
     SEGMENT,
-    Comparison,
     Key,
     Sums,
     estimated_together,
     packed,
-    standing,
     top_actions,
     unpacked,
 )

@@ -60,7 +60,7 @@ export class BanditView {
       ], { bands: [{ series: [1, 2], fill: "--band" }], unit: (value) => number(value) }),
       traffic: one("Traffic", "Decisions made and values learned, per point.", [
         { label: "selects", colour: "--c0", value: count }, { label: "rewards", colour: "--c2", value: count },
-      ], { unit: count }),
+      ], { unit: count, whole: true }),
       join: one("Join rate", "Values learned per action chosen at the same time; late rewards shift it.", [
         { label: "join rate", colour: "--c2", value: percent }], { unit: percent, share: true }),
       exploration: one("Exploration", "Share of selects whose action had not the best posterior mean; left. Entropy of what is served, in nats; right.", [
@@ -89,7 +89,7 @@ export class BanditView {
     this.showFeatures(state.features);
     showNoted(this.noted, noted.findings, found.start, found.end);
     this.showCharts(found);
-    this.showDelay(found.delay);
+    this.showDelay(found.delay, found.loss_shown_after_s);
     this.showValues(values, state.spec);
     this.showBetter(values.arms);
     showChallengers(this.challengers, this.path, state.challengers);
@@ -161,7 +161,7 @@ export class BanditView {
     if (labels.length) this.charts.shares.update([found.time, ...stacked(shown)], { marks, window, shown: [found.time, ...shown] });
   }
 
-  showDelay(delay) {
+  showDelay(delay, shown_after_s) {
     const total = delay.counts.reduce((a, b) => a + b, 0);
     const first = delay.counts.findIndex(Boolean);
     const last = delay.counts.findLastIndex(Boolean);
@@ -174,7 +174,7 @@ export class BanditView {
       bars.append(bar);
     }
     fill(this.delay, h("h2", {}, "Reward delay"), h("p", { class: "soft small" }, "From the decision to the value it taught."),
-      facts([["median", seconds(delay.median_s)], ["nine of ten within", seconds(delay.p90_s)], ["rewards", count(total)]]));
+      facts([["median", seconds(delay.median_s)], ["nine of ten within", seconds(delay.p90_s)], ["rewards", count(total)], ["a total loss shows after", seconds(shown_after_s)]]));
     if (total) this.delay.append(bars, h("div", { class: "ends soft small" }, h("span", {}, seconds(lower(first))), h("span", {}, seconds(delay.bounds_s[Math.min(last, delay.bounds_s.length - 1)]))));
     if (total) delete this.delay.dataset.filled;
   }

@@ -5,6 +5,7 @@ import { time as timeText } from "./format.js";
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const HEIGHT = 190;
+const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power)); // of an axis of counts
 export const COLOURS = ["--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
 
 // Values between two gaps: a line has no length there, so they are points, however dense the chart.
@@ -17,8 +18,8 @@ const alone = (plot, index, shown) => {
 
 // One chart in a card. `series`: [{label, colour, value, scale?, fill?, points?}], `bands` as in uPlot.
 export class Chart {
-  constructor({ title, hint, series, bands = [], scales = {}, sync, unit, share = false }) {
-    this.options = { series, bands, scales, sync, unit, share };
+  constructor({ title, hint, series, bands = [], scales = {}, sync, unit, share = false, whole = false }) {
+    this.options = { series, bands, scales, sync, unit, share, whole };
     this.empty = h("p", { class: "soft", hidden: true }, "Nothing in this range.");
     this.place = h("div", { class: "chart" });
     this.body = h("tbody");
@@ -78,7 +79,7 @@ export class Chart {
       width: Math.max(200, this.place.clientWidth), height: HEIGHT, padding: [10, right ? 24 : 32, 0, 0], // half of a time of day, at the right end
       cursor: { sync: { key: sync }, drag: { x: false, y: false } }, legend: { live: true },
       scales: { x: { time: true, range: () => this.window }, y: { range: (_, low, high) => spread(low, high, this.options.share) }, ...scales },
-      axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text).map((said, index, all) => (said === all[index - 1] ? "" : said)) }, // counts of 0 to 1 have no halves
+      axes: [{ ...axis, space: 64, values: (_, values, __, ___, step) => values.map((value) => clock(value, step)) }, { ...axis, size: 58, values: (_, values) => values.map(text), ...(this.options.whole ? { incrs: WHOLE } : {}) },
         ...(right ? [{ ...axis, scale: right.scale, side: 1, size: 50, grid: { show: false } }] : [])],
       series: [{ label: "time", value: (_, value) => (value === null || value === undefined ? "\u2013" : timeText(value).slice(0, 16)) },
         ...series.map((one, index) => ({
