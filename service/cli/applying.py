@@ -123,7 +123,8 @@ def replay(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The bandit to learn from.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="The name of the new bandit.")],
     config: Annotated[
-        Path, typer.Option("--config", help="Its configuration: JSON, or TOML (.toml).")
+        Path,
+        typer.Option("--config", help="Its whole configuration: JSON, or TOML (.toml)."),
     ],
 ) -> None:
     """Build a new bandit from the log of another one, under another configuration.
@@ -135,6 +136,11 @@ def replay(
         fail(f"{config} holds no table", "`bandexa schema` prints what it may hold", USAGE)
     if actions_of(spec):
         fail(f"{config}: the actions are those of {source}; leave them out", status=USAGE)
+    if "context" not in spec:
+        remedy = f"`bandexa bandits show {source} --json` has that of {source}, under `spec`"
+        fail(
+            f"{config}: the whole configuration is needed, and `context` is missing", remedy, USAGE
+        )
     with server.connected() as client:
         done = client.replay_bandit(source, target, spec)
     if server.as_json:
