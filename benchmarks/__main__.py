@@ -29,6 +29,7 @@ TIMINGS = {
     "interference": "tail latency of selects while another bandit trains",
     "simulated": "a simulation over HTTP over the same simulation in process",
     "images": "a ResNet encoder: candidates over one pass, training with cached activations",
+    "gpu": "training of ResNets from disk on a GPU: rows per second, how busy it is, precisions",
     "replay": "random batches of the disk replay over other ways to read the same bytes",
     "regret": "the regret table: every problem, every policy, means over seeds",
     "outliers": "regret with extreme inputs over that of the same runs without them",

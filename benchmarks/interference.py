@@ -8,8 +8,9 @@ everything beside such work; the burner shows the share that no server could avo
 conditions follow each other in turns. For each turn the ratio of the p99 is taken, and the median
 of the turns must be below the bound.
 
-The server has durability `os`, and its trainer uses the CPU, as the burner does. The load comes
-from the process of `open_loop`, everything else from threads of this one.
+The server has durability `os`, and its trainer uses the CPU, as the burner does. With `--device
+cuda` it uses the GPU, and the burner says little. The load comes from the process of `open_loop`,
+everything else from threads of this one.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Plan:
     rows: int
     optimizer_steps: int
     requests_per_s: float
+    device: str
 
 
 @dataclass
@@ -265,7 +267,7 @@ def measure(plan: Plan, show: Callable[[Window], None]) -> tuple[dict[str, float
         ServerFailed, BanditError, BurnerFailed, SubprocessError: It could not be measured.
     """
     with (
-        temporary_server() as server,
+        temporary_server(device=plan.device) as server,
         BanditClient(server.address, retry=NO_RETRY, trust_env=False, timeout_s=120.0) as client,
     ):
         rig = _Rig(server.address, client, plan)
@@ -325,6 +327,7 @@ def _parse(argv: Sequence[str]) -> tuple[Plan, Path | None]:
     parser.add_argument("--rows", type=int, help="that are trained on")
     parser.add_argument("--optimizer-steps", type=int, help="of a round")
     parser.add_argument("--requests-per-s", type=float, default=5.0, help="of the trained bandit")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what trains")
     given = vars(parser.parse_args(argv))
     json_path = given.pop("json")
     resnet = given["trains"] == "resnet"

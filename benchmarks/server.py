@@ -38,6 +38,7 @@ class Server:
         checkout: The root of the checkout whose code runs.
         command: Arguments of Python that start a server; options are appended.
         cores: The CPU cores that it may use; None: all.
+        device: What its trainer uses, `cpu` or `cuda`.
 
     Attributes:
         url: Its address; None while it is down.
@@ -54,12 +55,14 @@ class Server:
         checkout: Path = ROOT,
         command: Sequence[str] = _SERVE,
         cores: Collection[int] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.data_dir = data_dir
         self.url: str | None = None
         self.log = data_dir.with_suffix(".log")
         self.ready_s: list[float] = []
         self._durability = durability
+        self._device = device
         self._environment = code_of(checkout) | dict(environment or {})
         self._checkout = checkout
         self._command = command
@@ -82,8 +85,9 @@ class Server:
     def spawn(self) -> None:
         """Start the process; `wait_ready` waits until it listens."""
         command = [
-            sys.executable, *self._command, "--host", "127.0.0.1", "--port", "0", "--device", "cpu",
-            "--durability", self._durability, "--data-dir", str(self.data_dir),
+            sys.executable, *self._command, "--host", "127.0.0.1", "--port", "0",
+            "--device", self._device, "--durability", self._durability,
+            "--data-dir", str(self.data_dir),
         ]  # fmt: skip
         self._spawned = time.perf_counter()
         with self.log.open("a", encoding="utf-8") as log:

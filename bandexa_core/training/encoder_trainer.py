@@ -65,13 +65,14 @@ class EncoderTrainer:
     """Moves an encoder by AdamW on squared error; its state carries over between rounds.
 
     The module is trained in place, in float32, and left on the CPU in eval mode. On CUDA, the
-    steps of an encoder that is served in float32 run in half precision and channels last.
+    steps of an encoder that is served in float32 run in half precision and channels last, unless
+    `half` is False.
     """
 
-    def __init__(self, module: EncoderModule, plan: TrainingRound) -> None:
+    def __init__(self, module: EncoderModule, plan: TrainingRound, *, half: bool = True) -> None:
         self.plan = plan
         self.module = module.to(plan.device)
-        self._half = _half_precision(module, plan.device)
+        self._half = _half_precision(module, plan.device) if half else None
         if self._half is not None:
             _lay_out(self.module, torch.channels_last)
         self._scaler = torch.amp.GradScaler("cuda", enabled=self._half == torch.float16)

@@ -20,6 +20,7 @@ from bandexa_core.replay import (
     training_batches,
 )
 from bandexa_core.replay.prefetch import PrefetchedBatches
+from tests.fixtures.gpu import need_gpu
 
 LAYOUTS = [RowLayout((3,), "uint8", 2), RowLayout((40, 40), "float32", 0)]
 
@@ -221,6 +222,7 @@ def test_a_read_overlaps_with_the_use_of_the_batch_before(filled):
 def test_pinned_buffers_reach_the_device_unchanged(filled, make_rows):
     from bandexa_core.training.encoder_trainer import _pinned
 
+    need_gpu()
     replay = filled(LAYOUTS[1])
     rng = np.random.default_rng(0)
     with PrefetchedBatches(replay, rng, 16, 20, allocate=_pinned) as batches:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 
+class DeviceMissing(Exception):
+    """The settings ask for a GPU, and none can be used."""
+
+
 def chosen_device(wanted: str) -> str:
-    """Return "cpu" or "cuda": what the setting `device` means on this machine."""
-    if wanted != "auto":
+    """Return "cpu" or "cuda": what the setting `device` means on this machine.
+
+    Raises:
+        DeviceMissing: It means a GPU that is not there.
+    """
+    if wanted == "cpu":
         return wanted
-    return "cpu" if cuda_name() is None else "cuda"
+    if cuda_name() is not None:
+        return "cuda"
+    if wanted == "auto":
+        return "cpu"
+    why = "none can be used" if built_for_cuda() else "this torch is built without CUDA"
+    raise DeviceMissing(f"device = cuda, and {why}: install what is missing, or set device = auto")
 
 
 def cuda_name() -> str | None:
