@@ -25,7 +25,7 @@ SKIPPED = "import pytest\n\ndef test_skipped(): pytest.skip('for a reason')\n"
 def run(folder: Path, *arguments: str, **files: str) -> subprocess.CompletedProcess[str]:
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
-    command = [
+    command: list[str | Path] = [
         *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.fixtures.forks"),
         *("-p", "no:cacheprovider", "--forks", "2", *arguments, "--rootdir", folder, folder),
     ]
