@@ -25,10 +25,9 @@ SKIPPED = "import pytest\n\ndef test_skipped(): pytest.skip('for a reason')\n"
 def run(folder: Path, *arguments: str, **files: str) -> subprocess.CompletedProcess[str]:
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(text)
-    command: list[str | Path] = [
-        *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.fixtures.forks"),
-        *("-p", "no:cacheprovider", "--forks", "2", *arguments, "--rootdir", folder, folder),
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.fixtures.forks"]
+    command += ["-p", "no:cacheprovider", "--forks", "2", *arguments]
+    command += ["--rootdir", str(folder), str(folder)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
