@@ -32,7 +32,6 @@ def forked(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)],

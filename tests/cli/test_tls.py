@@ -230,7 +230,6 @@ def test_nginx_as_in_the_example_passes_requests_on(
     assert server.http.get("/readyz").status_code == 200
 
 
-@pytest.mark.few(1)
 @pytest.mark.needs("nginx")
 @pytest.mark.parametrize("root", ["/bandexa/personalizer", "/personalizer"])
 def test_nginx_passes_ids_on_as_they_were_sent(

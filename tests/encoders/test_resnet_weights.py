@@ -46,7 +46,6 @@ def files(state, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.stem: path for path in root.iterdir()}
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["zipped", "old", "plain"])
 def test_a_registered_file_is_what_the_backbone_starts_from(make_resnet, files, state, name):
     backbone = make_resnet(files=files, weights=name).backbone

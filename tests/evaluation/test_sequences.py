@@ -32,7 +32,6 @@ def _logged(rng: np.random.Generator, num: int = T) -> tuple[np.ndarray, np.ndar
     return np.where(chosen, 5.0, 0.0), rewards
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_value_is_never_outside_of_the_interval(method: Method) -> None:
     """After every 150th row of 20 logs: a bound of 5 % lets one miss. `benchmarks evaluation` has

@@ -72,7 +72,6 @@ def node(launch):
     return launch("ended")
 
 
-@pytest.mark.few(1)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
 def test_what_was_acknowledged_is_stored_once(node, rig, number, status):
     name = number.name.lower()

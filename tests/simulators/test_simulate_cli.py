@@ -111,7 +111,6 @@ def _name(callback: object) -> str:
     return getattr(callback, "__name__", "").replace("_", "-")
 
 
-@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("command", "steps"),
     [
