@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.spec.arms import BANDIT
+
 Row = dict[str, Any]
 LEAST_BLOCK, MOST_BLOCK = 8, 256  # cases that policies are asked about before they learn them
 
@@ -111,6 +113,9 @@ class Cases:
             return None
         if not row["propensity"]:
             self.skipped["no propensity"] += 1
+            return None
+        if row["propensity"] >= 1.0 and row.get("arm") not in (None, BANDIT):
+            self.skipped["decided by an arm alone"] += 1  # it says nothing of other actions
             return None
         if row["action"] not in candidates:
             self.skipped["unknown candidates"] += 1

@@ -117,6 +117,24 @@ def test_decisions_without_value_are_left_out_or_count_as_one() -> None:
     assert abs(of(counted, "logged").estimates["ips"]["value"] - MEANS @ CHANCES) < 0.06
 
 
+def test_what_an_arm_served_with_certainty_says_nothing_of_other_actions() -> None:
+    """A fifth of the units stays in a control that serves a0, with the probability 1."""
+    rows, rng = logged(3000, MEANS, CHANCES), np.random.default_rng(5)
+    decided = [row for row in rows if row["kind"] == "decision"]
+    control = [row for row in decided if rng.random() < 0.2]
+    for row in decided:
+        row["arm"] = "bandit"
+    for row in control:
+        row |= {"arm": "control", "action": "a0", "propensity": 1.0}
+        row["value"] = float(rng.random() < MEANS[0])
+    found = evaluate(rows, [UniformChoice()], UNIT)
+    (scored,) = found.policies
+    assert found.skipped == {"decided by an arm alone": len(control)}
+    assert scored.reasons == ()
+    assert scored.interval is not None
+    assert scored.interval.low <= float(MEANS.mean()) <= scored.interval.high
+
+
 def test_values_outside_of_the_range_have_no_interval() -> None:
     rows = logged(600, MEANS, CHANCES)
     rows[2]["value"] = 7.0
