@@ -268,7 +268,7 @@ def test_a_better_challenger_is_promoted_by_its_rule(api) -> None:
             played(api.call, name, 250, first=score["learned"])  # the log does not say it yet
         return bool(found["state"] == "trial")
 
-    poll(begins, "its trial begins", 60)
+    poll(begins, "its trial begins", 180)  # what compares has the lowest priority
     for number, share in enumerate((0.1, 0.2)):
         poll(partial(has, share), "it has its share", 60)
         played(api.call, name, 250, first=9 + number)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
+from bandexa_core.spec.arms import BANDIT
 from service.observe.dashboard.aggregates import DELAYS_S
 from service.observe.dashboard.sums import top_actions
 from service.observe.evidence import (
@@ -39,6 +40,16 @@ class Stored(Protocol):
         """Return the sums of the actions of a bandit."""
 
 
+def weighed_by(row: CountedValue) -> float | None:
+    """Return the propensity that a value is weighed by; None: it says nothing of other actions.
+
+    So it is where an arm served with certainty: under `serve`, in `mode: control_only`, and where
+    units stay in a control. All others are of what was drawn.
+    """
+    is_certain = row.propensity is not None and row.propensity >= 1.0
+    return None if is_certain and row.arm not in (None, BANDIT) else row.propensity
+
+
 class Judging:
     """The recent values of bandits."""
 
@@ -62,7 +73,7 @@ class Judging:
             assert row.action is not None
             assert row.score is not None
             assert row.after is not None
-            recent.add(row.action, row.propensity, row.after, row.score)
+            recent.add(row.action, weighed_by(row), row.after, row.score)
         if len(self._recent) > MOST_BANDITS:
             gone, _ = self._recent.popitem(last=False)
             self._days.pop(gone, None)

@@ -15,6 +15,7 @@ from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
 from bandexa_core.spec.arms import ArmSpec
 from service.observe.dashboard.comparing import Comparison
+from service.observe.dashboard.judging import weighed_by
 from service.observe.dashboard.standings import standing
 from service.observe.dashboard.sums import (
     SEGMENT,
@@ -323,3 +324,20 @@ def test_agreement_is_of_rules_and_shadows_and_is_taken_out_with_its_values() ->
     arms = anew.take([*rows, row(10, "control", 0.5, made_at=9, explored=False)]).standing().arms
     assert arms[0].agreement is not None
     assert arms[0].agreement.share.num == 1
+
+
+@pytest.mark.parametrize(
+    ("arm", "propensity", "weighed"),
+    [
+        (None, 0.4, 0.4),
+        ("bandit", 1.0, 1.0),
+        ("control", 0.28, 0.28),
+        ("control", 1.0, None),
+        ("served", 1.0, None),
+        (None, None, None),
+    ],
+)
+def test_what_an_arm_served_with_certainty_weighs_nothing(
+    arm: str | None, propensity: float | None, weighed: float | None
+) -> None:
+    assert weighed_by(row(1, arm, 0.5, propensity=propensity)) == weighed
