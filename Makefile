@@ -113,14 +113,15 @@ sbom: $(VENV)/.dev  ## dist/bandexa.cdx.json: all that an installation of the se
 		--output-reproducible --output-format JSON --output-file dist/bandexa.cdx.json
 	rm -rf build/sbom
 
-release-check: $(VENV)/.dev $(NODE_MODULES)  ## before a release: API, links, licences, SBOM, alerts, all clients
+release-check: $(VENV)/.dev $(NODE_MODULES)  ## before a release: API, links, licences, SBOM, alerts, clients, page
 	$(BIN)/python -m docs.openapi | node $(TYPESCRIPT)/tools/lint.mjs
 	$(BIN)/python -m docs.openapi | node $(TYPESCRIPT)/tools/types.mjs --check
 	$(MAKE) docs-site
 	$(BIN)/python -m docs.licences --check
 	promtool check rules docker/monitor/alerts.yml
 	promtool test rules docker/monitor/alerts.test.yml
-	$(PYTEST) -m 'not gpu' tests/conformance tests/docker/test_monitoring.py tests/docs/test_licences.py
+	REQUIRE_SYSTEM_PACKAGES=1 $(PYTEST) -m 'not gpu' tests/conformance tests/docker/test_monitoring.py \
+		tests/docs/test_licences.py tests/observe/dashboard/test_accessible.py
 	$(MAKE) sbom
 
 dist: $(VENV)/.dev  ## wheels and source archives of server and client, checked in clean environments
