@@ -17,6 +17,7 @@ from bandexa_core.encoders.fixed import (
     InteractionsEncoder,
     PerActionEncoder,
 )
+from bandexa_core.schema.encoding import ImagePlace
 from bandexa_core.spec import BanditSpec
 
 if TYPE_CHECKING:
@@ -110,12 +111,16 @@ class EncoderRegistry:
         return is_resnet and spec.encoder.params.get("weights") == "imagenet"
 
     def module(
-        self, spec: BanditSpec, seed: int, sizes: tuple[tuple[int, ...], int] | None = None
+        self,
+        spec: BanditSpec,
+        seed: int,
+        sizes: tuple[tuple[int, ...], int] | None = None,
+        image: ImagePlace | None = None,
     ) -> EncoderModule:
         """Build a learned encoder with its initial parameters drawn from `seed`.
 
         `sizes`: The shape of contexts and the size of actions where features are named, as they are
-        encoded.
+        encoded. `image`: where the pixels of an encoded context are, if it has an image.
 
         Raises:
             ValueError: Unknown name or parameters; the message names the field.
@@ -135,6 +140,6 @@ class EncoderRegistry:
             path = imagenet_place(name)[1]
             if not path.exists():
                 raise ValueError(f"encoder.params.weights: {path} is not here yet")
-        module = build(self._own.get(name) or LEARNED[name], spec, seed, sizes)
+        module = build(self._own.get(name) or LEARNED[name], spec, seed, sizes, image)
         module.load_base(self._weights)
         return module

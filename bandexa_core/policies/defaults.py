@@ -42,8 +42,11 @@ def _encoder(spec: BanditSpec, policy: PolicyName | None) -> tuple[str, dict[str
     docs/regret.md. With features, an action that nobody has tried starts from those like it, and
     what counts are products of context and action: `mlp` has the elementwise ones as inputs where
     both have the same size, `two_tower` has those of what it learned of both. Named features are
-    mostly zeros, of which a network learns noise by heart; `kernel` learns products of fields.
+    mostly zeros, of which a network learns noise by heart; `kernel` learns products of fields. An
+    image needs convolutions, whatever is beside it.
     """
+    if spec.context.has_image:
+        return "conv", {"heads": "fused"} if spec.has_action_features else {}
     has_network = policy == "greedy" and spec.has_named_features  # fixed maps take numbers alone
     if policy not in (None, "neural_linear_ts") and not has_network:
         return (CROSSES if spec.has_named_features else _fixed_map(spec)), {}

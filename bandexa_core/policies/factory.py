@@ -18,6 +18,7 @@ from bandexa_core.randomness import keyed_seed
 from bandexa_core.spec import CROSSES, BanditSpec
 
 FEW_INPUTS = 10  # of a network whose prior is as wide as rewards are
+_OF_IMAGES = ("conv", "mlp")  # take an image beside other named features
 NAMED_INPUTS = 40  # as which named features count: how many columns they get is not known yet
 
 
@@ -39,7 +40,14 @@ def make_policy(
     if spec.policy == "neural_linear_ts" and (has_crosses or not learned):
         raise ValueError("encoder.name: neural_linear_ts needs a learned encoder (mlp, ...)")
     if spec.policy == "linear_ts" and learned and not has_crosses:
+        if spec.context.has_image and spec.encoder.name == "conv":
+            raise ValueError("policy: linear_ts takes no image; neural_linear_ts and greedy do")
         raise ValueError("encoder.name: linear_ts takes a fixed map (concat, ...), or crosses")
+    if spec.context.has_image and spec.encoder.name not in _OF_IMAGES:
+        names = " and ".join(_OF_IMAGES)
+        raise ValueError(
+            f"encoder.name: {spec.encoder.name} takes no image beside other fields; {names} do"
+        )
     greedy = spec.policy == "greedy"
     chunk = spec.selection.action_chunk
     if learned:
@@ -47,19 +55,21 @@ def make_policy(
 
         named = NamedInputs.initial(spec)
         sizes = None if named is None else named.sizes(spec)
-        module = registry.module(spec, keyed_seed(uid, spec.seed or 0, "init", "encoder"), sizes)
+        image = None if named is None else named.image
+        seed = keyed_seed(uid, spec.seed or 0, "init", "encoder")
+        module = registry.module(spec, seed, sizes, image)
         if has_crosses:
             _check_crosses(spec)
         scaling = _scaling(spec, module.uses_action) if module.standardize else None
         inputs = math.prod(spec.context.stored_shape) if module.standardize else FEW_INPUTS
-        if spec.context.features is not None:
+        if spec.context.features is not None and module.standardize:
             inputs = NAMED_INPUTS
         config = _narrowed(spec, max(1.0, inputs / FEW_INPUTS))
         if spec.encoder.name in ("kernel", CROSSES) and spec.posterior.prior_var is None:
             config = replace(config, prior_var=config.noise_var)  # features have their own variance
         return NeuralLinearTS(
             module, config, greedy=greedy, action_chunk=chunk, scaling=scaling, named=named,
-            resized=lambda inputs, seed: registry.module(spec, seed, inputs.sizes(spec)),
+            resized=lambda new, seed: registry.module(spec, seed, new.sizes(spec), new.image),
         )  # fmt: skip
     if spec.has_named_features:
         raise ValueError(

@@ -7,6 +7,7 @@ of an object, X and A columns of an encoded context and action.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.policies.standardizing import InputRows, spaced
 from bandexa_core.schema import Encoding, Features, fit, from_bytes
+from bandexa_core.schema.encoding import ImagePlace
 from bandexa_core.schema.objects import JsonObject
 from bandexa_core.schema.shared import SharedColumns, shared_columns
 from bandexa_core.spec import BanditSpec
@@ -95,6 +97,11 @@ class NamedInputs:
         """Whether encodings are to be fitted at `num_rows` learned values."""
         return num_rows > GROWTH * self.num_rows
 
+    @property
+    def image(self) -> ImagePlace | None:
+        """Where the pixels of an encoded context are; None without an image."""
+        return None if self.x is None else self.x.image
+
     def sizes(self, spec: BanditSpec) -> tuple[tuple[int, ...], int]:
         """Return the shape of contexts and the size of actions as encoders take them."""
         shape = spec.context.stored_shape if self.x is None else (_width(self.x),)
@@ -169,10 +176,17 @@ class NamedInputs:
         return type(self)(x, a)
 
     def norms(self, rows: InputRows) -> dict[str, float]:
-        """Return the mean squared length of the encoded rows of each named side."""
+        """Return the mean squared length of the encoded rows of each named side.
+
+        The pixels of an image are left out: they have layers of their own.
+        """
         found = {}
         if self.x is not None:
-            found["x"] = _mean_square(self.contexts(rows.contexts))
+            contexts = self.contexts(rows.contexts)
+            if self.image is not None:
+                first, size = self.image.first, math.prod(self.image.shape)
+                contexts = np.delete(contexts, slice(first, first + size), axis=1)
+            found["x"] = _mean_square(contexts)
         if self.a is not None:
             found["a"] = _mean_square(self.actions(rows.actions))
         return found

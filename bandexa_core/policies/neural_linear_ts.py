@@ -153,7 +153,7 @@ class NeuralLinearTS(LinearHead):
             return {}, metrics | tested
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
         decay = plan.weight_decay
-        if plan.most_decay is not None:
+        if plan.most_decay is not None and self.module.standardize:
             decay = min(self.calibration.decay * decay, plan.most_decay)
         plan = replace(
             plan, reward_center=frame.center, reward_scale=scale, weight_decay=decay,

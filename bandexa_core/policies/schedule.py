@@ -14,9 +14,9 @@ ROWS_PER_STEP = 32  # two epochs a round, in batches of 64
 MAX_STEPS = 1000
 LEAST_DECAY = 0.01
 DECAY_ROWS, MOST_DECAY = 300.0, 1.0
-# With named features most columns are not 0 in few rows alone, so that noise is soon learned by
-# heart; the decay rises to so many times as much where later rows say so.
-NAMED_DECAY_RISE = 8.0
+# Noise of few rows is soon learned by heart, most of all where most columns are 0 in most rows; the
+# decay rises to so many times as much where later rows say so.
+DECAY_RISE = 8.0
 # Of bandits that release 0.3 or an older one created.
 FIRST_EDITION_STEPS, FIRST_EDITION_ROWS_PER_STEP, FIRST_EDITION_DECAY = 100, 50, 0.01
 SNAPSHOT_EVERY = 10_000
@@ -88,6 +88,6 @@ def weight_decay(spec: BanditSpec, num_rows: int) -> float:
 
 def most_decay(spec: BanditSpec, num_rows: int) -> float | None:
     """Return the most that the weight decay of a round may be; None where it does not adapt."""
-    if spec.training.weight_decay is not None or not spec.has_named_features:
+    if spec.training.weight_decay is not None or spec.edition == 1:
         return None
-    return NAMED_DECAY_RISE * weight_decay(spec, num_rows)
+    return DECAY_RISE * weight_decay(spec, num_rows)

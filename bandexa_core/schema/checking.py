@@ -6,14 +6,17 @@ where its type does not fit, because the type was guessed from rows and may chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bandexa_core.schema.features import Features, field_around
-from bandexa_core.schema.fields import CategoriesField, Field, VectorField
+from bandexa_core.schema.fields import CategoriesField, Field, ImageField, VectorField
 from bandexa_core.schema.limits import MAX_ENTRIES
 from bandexa_core.schema.objects import JsonObject, dumps, leaves, shown
 from bandexa_core.schema.personal import as_logged, personal_around
 from bandexa_core.schema.values import (
+    MAX_PIXEL,
+    as_image,
     as_number,
     as_text,
     as_time,
@@ -87,6 +90,8 @@ def _check_unknown(features: Features, path: str, side: str) -> None:
 def _check_field(known: Field, item: Any, where: str, strict: bool) -> None:
     if isinstance(known, VectorField):
         _check_vector(known.size, item, where, strict)
+    elif isinstance(known, ImageField):
+        _check_image(known.shape, item, where)
     elif isinstance(known, CategoriesField):
         _check_categories(item, where, strict)
     elif known.type in _READERS:
@@ -114,6 +119,22 @@ def _check_vector(size: int, items: Any, where: str, strict: bool) -> None:
         raise ValueError(f"{where}: {len(items)} numbers, but {size} are declared")
     for place, item in enumerate(items):
         _check_one("number", item, f"{where}[{place}]", strict)
+
+
+def _check_image(shape: Sequence[int], items: Any, where: str) -> None:
+    """Check the lists of an image, level by level."""
+    if not isinstance(items, list | tuple):
+        raise ValueError(f"{where}: {shown(items)} is no list of {shape[0]} entries")
+    if len(items) != shape[0]:
+        raise ValueError(f"{where}: {len(items)} entries, but {shape[0]} are declared")
+    if len(shape) > 1:
+        for place, item in enumerate(items):
+            _check_image(shape[1:], item, f"{where}[{place}]")
+        return
+    if as_image(items, shape) is None:
+        place = next(at for at, item in enumerate(items) if as_image([item], (1,)) is None)
+        problem = f"is no whole number from 0 to {MAX_PIXEL}"
+        raise ValueError(f"{where}[{place}]: {shown(items[place])} {problem}")
 
 
 def _check_categories(items: Any, where: str, strict: bool) -> None:

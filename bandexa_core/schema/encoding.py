@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,12 +23,24 @@ from bandexa_core.schema.first_plan import HashedPlan
 from bandexa_core.schema.limits import MAX_INPUTS
 from bandexa_core.schema.objects import JsonObject, dumps, from_bytes
 from bandexa_core.schema.observed import Observed
-from bandexa_core.schema.parts import Part, part_from_json, part_to_json
+from bandexa_core.schema.parts import ImagePart, Part, part_from_json, part_to_json
 from bandexa_core.schema.plans import FieldPlan
 
 FIRST_WIDTH = 64
 _FORMAT = 1
 _KEYS = {"format", "features", "unknown", "strict", "fields", "num_rows", "parts", "width", "bins"}
+
+
+class ImagePlace(NamedTuple):
+    """Where the columns of a row are pixels, row by row.
+
+    Attributes:
+        first: The first of them.
+        shape: (H, W) or (C, H, W).
+    """
+
+    first: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +73,9 @@ class Encoding:
     def __post_init__(self) -> None:
         if self.is_first:
             columns = tuple(f"#{number}" for number in range(self.first_width))
+            if self.features.image is not None:
+                path, known = self.features.image
+                columns += ImagePart(path, False, known.shape).columns
             plan: FieldPlan | HashedPlan = HashedPlan(self.features, self.first_width)
         else:
             columns = tuple(name for part in self.parts for name in part.columns)
@@ -83,6 +98,18 @@ class Encoding:
     def is_first(self) -> bool:
         """Whether nothing was fitted, and everything is hashed."""
         return self.num_rows == 0
+
+    @property
+    def image(self) -> ImagePlace | None:
+        """Where the pixels are; None without an image."""
+        if self.features.image is None:
+            return None
+        path, known = self.features.image
+        first = self.first_width
+        if not self.is_first:
+            before = [part.path for part in self.parts].index(path)
+            first = sum(len(part.columns) for part in self.parts[:before])
+        return ImagePlace(first, known.shape)
 
     @property
     def sets(self) -> frozenset[str]:

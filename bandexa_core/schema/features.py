@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from bandexa_core.schema.fields import FIELD_TYPES, Field, LogRule, learned_as
+from bandexa_core.schema.fields import FIELD_TYPES, Field, ImageField, LogRule, learned_as
 from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_PATH_BYTES, is_text
 from bandexa_core.schema.values import as_text
 
@@ -66,6 +66,9 @@ class Features:
         if len(self.fields) > MAX_FIELDS:
             raise ValueError(f"features: at most {MAX_FIELDS} fields")
         self._check_paths()
+        images = [path for path, known in learned.items() if isinstance(known, ImageField)]
+        if len(images) > 1:
+            raise ValueError(f"{images[1]}: an object has one image at most, {images[0]} here")
         total = sum(declared.most_inputs for declared in learned.values())
         if total > MAX_INPUTS:
             widest = max(learned, key=lambda path: learned[path].most_inputs)
@@ -74,6 +77,14 @@ class Features:
                 f"features: up to {total} inputs, {most} of them of {widest}; "
                 f"at most {MAX_INPUTS} are possible"
             )
+
+    @property
+    def image(self) -> tuple[str, ImageField] | None:
+        """The path and the field of the image; None without one."""
+        for path, known in self.learned.items():
+            if isinstance(known, ImageField):
+                return path, known
+        return None
 
     def _check_paths(self) -> None:
         for path in self.fields:
@@ -142,6 +153,8 @@ def field_to_json(item: Field) -> dict[str, Any]:
     value = {"type": item.type} | dataclasses.asdict(item)
     if value.get("values") is not None:
         value["values"] = list(value["values"])
+    if "shape" in value:
+        value["shape"] = list(value["shape"])
     return value
 
 

@@ -6,6 +6,7 @@ library, the service may let pydantic build them, and the docstrings appear in t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,6 +14,7 @@ from bandexa_core.schema.limits import (
     MAX_BINS,
     MAX_BUCKETS,
     MAX_INPUTS,
+    MAX_PIXELS,
     MAX_VALUES,
     MAX_WIDTH,
     is_text,
@@ -237,6 +239,40 @@ class VectorField(_Logged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageField(_Logged):
+    """A small image beside other fields of a context: rows of whole numbers from 0 to 255.
+
+    The encoder `conv` has convolutions over it, and takes the other fields beside them.
+
+    Attributes:
+        shape: Height and width, or channels, height and width: how the lists are nested.
+        log: "keep" the value; "hash": the log has a digest, which is learned as a category; "drop":
+            it is stored nowhere, and is no input.
+    """
+
+    type: Literal["image"] = "image"
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        self._check_log()
+        if len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise ValueError("shape: must be height and width, or channels, height and width")
+        if math.prod(self.shape) > MAX_PIXELS:
+            raise ValueError(f"shape: at most {MAX_PIXELS} numbers; context.shape takes more")
+
+    @property
+    def most_inputs(self) -> int:
+        """The most columns that the field takes in an encoding: pixels and missing."""
+        return math.prod(self.shape) + 1
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that such an image takes as JSON."""
+        lists = 1 + sum(math.prod(self.shape[:level]) for level in range(1, len(self.shape)))
+        return 4 * math.prod(self.shape) + 2 * lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IgnoredField(_Logged):
     """A known key that is no input, whatever its value.
 
@@ -257,6 +293,7 @@ Field = (
     | HashField
     | TimeField
     | VectorField
+    | ImageField
     | IgnoredField
 )
 FIELD_TYPES: dict[str, type[Field]] = {
@@ -267,6 +304,7 @@ FIELD_TYPES: dict[str, type[Field]] = {
     "text": TextField,
     "time": TimeField,
     "vector": VectorField,
+    "image": ImageField,
     "hash": HashField,
     "ignore": IgnoredField,
 }

@@ -17,6 +17,7 @@ from bandexa_core.schema.fields import Field, VectorField
 from bandexa_core.schema.hashing import place
 from bandexa_core.schema.objects import JsonObject, flatten
 from bandexa_core.schema.observed import OK, WRONG, Observed
+from bandexa_core.schema.parts.images import ImagePart
 from bandexa_core.schema.parts.part import BOUND
 from bandexa_core.schema.parts.timed import SIDES, cycles
 from bandexa_core.schema.values import (
@@ -39,7 +40,7 @@ class HashedPlan:
 
     Texts, truth values and categories are 1 or -1 at a place; several words or categories share a
     length of 1. A number x is asinh(x), which grows as its order of magnitude, at the place of its
-    path. Times have their cycles. All ends at +-10.
+    path. Times have their cycles. All ends at +-10. The pixels of an image follow as they are.
 
     Attributes:
         empty: The row of an object without any field, as float32 bytes.
@@ -49,14 +50,21 @@ class HashedPlan:
         self._declared, self._auto = features.learned, features.auto
         self._ignored = {path for path, known in self._declared.items() if known.type == "ignore"}
         self._width = width
-        self.empty = array("f", [0.0] * width).tobytes()
+        self._image, pixels = "", 0
+        if features.image is not None:
+            self._image, known = features.image
+            part = ImagePart(self._image, False, known.shape)
+            self._write_image, pixels = part.writer(width), part.size
+        self.empty = array("f", [0.0] * (width + pixels)).tobytes()
 
     def write(self, value: JsonObject, out: array[float], base: int) -> None:
         """Write an object into the row that starts at `base`."""
         sums: dict[int, float] = {}
         for path, item in flatten(value).items():  # in the order of paths: sums round alike
             known = self._declared.get(path)
-            if known is not None or self._is_found(path):
+            if path == self._image:
+                self._write_image(item, out, base)
+            elif known is not None or self._is_found(path):
                 self._add(path, item, known, sums)
         for where, total in sums.items():
             out[base + where] = min(max(total, -BOUND), BOUND)
@@ -70,6 +78,8 @@ class HashedPlan:
             if known is None and not self._is_found(path):
                 if field_around(path, self._ignored) is None:
                     observed.add_unknown(path)
+            elif path == self._image:
+                observed.of(path).add(self._write_image(item, out, base))
             else:
                 was_read = self._add(path, item, known, {})
                 observed.of(path).add(OK if was_read else WRONG)

@@ -21,6 +21,7 @@ from bandexa_core.schema.fields import (
     Field,
     HashField,
     IgnoredField,
+    ImageField,
     NumberField,
     TextField,
     TimeField,
@@ -37,12 +38,14 @@ from bandexa_core.schema.parts import (
     CategoryPart,
     ConstantPart,
     HashPart,
+    ImagePart,
     Part,
     TextPart,
 )
 from bandexa_core.schema.sampling import SAMPLE_ROWS, Sample, sample_rows
 from bandexa_core.schema.sets import gathered, sets_of
 from bandexa_core.schema.values import (
+    as_image,
     as_number,
     as_text,
     as_texts,
@@ -113,7 +116,7 @@ def _within_limit(
     """Return parts of 10,000 columns together: with smaller vocabularies, then with fewer fields.
 
     The largest vocabularies are cut to one size, and lose their rarest values. If that is not
-    enough, the widest fields are left out.
+    enough, the widest fields are left out, but no image.
     """
     sizes = {
         part.path: len(part.values)
@@ -130,7 +133,8 @@ def _within_limit(
             values = [row.get(part.path) for row in sample.rows]
             cut[number] = _part(part.path, types[part.path], values, sample, least_rows, most)
     total = 0
-    for number in sorted(range(len(cut)), key=lambda at: (len(cut[at].columns), at)):
+    widths = [(not isinstance(part, ImagePart), len(part.columns)) for part in cut]
+    for number in sorted(range(len(cut)), key=lambda at: (widths[at], at)):
         total += len(cut[number].columns)
         if total > MAX_INPUTS:
             cut[number] = ConstantPart(cut[number].path, False)
@@ -157,6 +161,8 @@ def _part(
     read = [_read(known, value) for value in values]
     rows = [number for number, value in enumerate(read) if value is not None]
     missing = len(values) - len(rows) >= least_rows
+    if isinstance(known, ImageField):
+        return ImagePart(path, missing, known.shape)
     constant = ConstantPart(path, missing and len(rows) >= least_rows)
     if len(rows) < least_rows:
         return constant
@@ -205,6 +211,8 @@ def _read(known: Field, value: Any) -> Any:
         return None
     if isinstance(known, VectorField):
         return as_vector(value, known.size)
+    if isinstance(known, ImageField):
+        return as_image(value, known.shape)
     return _READERS[known.type](value)
 
 

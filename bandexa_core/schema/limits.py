@@ -17,6 +17,7 @@ MAX_VALUES = 5_000  # places of a vocabulary
 MAX_BUCKETS = 256
 MAX_WIDTH = 4_096  # places of a signed hash
 MAX_BINS = 64
+MAX_PIXELS = 5_000  # of an image field, those of all channels counted
 
 
 def is_text(value: str, most_bytes: int = MAX_TEXT_BYTES) -> bool:

@@ -73,7 +73,7 @@ def _text(known: Field, item: Any) -> str | None:
     if known.type == "time":
         time = as_time(item)
         return None if time is None else repr(time)
-    return None if known.type in ("vector", "ignore") else as_text(item)
+    return None if known.type in ("vector", "image", "ignore") else as_text(item)
 
 
 def digest(salt: bytes, path: str, text: str) -> str:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from bandexa_core.schema.limits import (
     LEAST_INTEGER,
@@ -25,6 +26,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?
 _NUMBER_CHARACTERS = 64
 _TIME_CHARACTERS = 40
 _EPOCH, _UTC_EPOCH = datetime(1970, 1, 1), datetime(1970, 1, 1, tzinfo=UTC)
+MAX_PIXEL = 255
+_WHOLE = {int}
 _WORDS = {"true": True, "false": False}
 # Unix times are seconds up to here, the year 5138, and milliseconds beyond.
 _MOST_SECONDS = 1e11
@@ -145,6 +148,28 @@ def as_vector(value: object, size: int) -> Sequence[float] | None:
     numbers = [as_number(item) for item in value]
     found = [number for number in numbers if number is not None]
     return found if len(found) == size else None
+
+
+def as_image(value: object, shape: Sequence[int]) -> list[int] | None:
+    """Return nested lists of whole numbers from 0 to 255 as one list, row by row.
+
+    Args:
+        value: The lists.
+        shape: How many entries the lists of each level have.
+    """
+    entries: list[Any] = [value]
+    for size in shape:
+        if not all(isinstance(each, list | tuple) and len(each) == size for each in entries):
+            return None
+        entries = [entry for each in entries for entry in each]
+    if not _WHOLE.issuperset(map(type, entries)):
+        entries = [
+            int(entry) if type(entry) is float and entry.is_integer() else entry
+            for entry in entries
+        ]
+        if not _WHOLE.issuperset(map(type, entries)):
+            return None
+    return entries if min(entries) >= 0 and max(entries) <= MAX_PIXEL else None
 
 
 def is_plain(kind: str, value: object) -> bool:

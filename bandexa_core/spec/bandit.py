@@ -240,6 +240,7 @@ class BanditSpec:
         """Whether features are those of a kernel: by name, or where both sides have names."""
         named = self.context.features is not None and self.actions.features is not None
         is_default = self.encoder.name == AUTO and self.policy != "linear_ts"
+        is_default &= not self.context.has_image
         return self.encoder.name == "kernel" or (is_default and named)
 
     @property

@@ -39,6 +39,8 @@ class ActionsSpec:
 
     def __post_init__(self) -> None:
         _check_named(self)
+        if self.declared is not None and self.declared.image is not None:
+            raise ValueError(f"features.{self.declared.image[0]}: contexts alone may have an image")
 
     @property
     def declared(self) -> Features | None:
@@ -76,6 +78,7 @@ class ContextSpec:
         if (self.shape is None) == (self.features is None):
             raise ValueError("shape: give either the shape of contexts, or features")
         if self.shape is None:
+            self._check_image()
             if self.dtype != "float32":
                 raise ValueError("dtype: goes with a shape")
             return
@@ -83,6 +86,25 @@ class ContextSpec:
             raise ValueError("shape: one to four positive sizes are needed")
         if math.prod(self.shape) > MAX_FEATURES:
             raise ValueError(f"shape: at most {MAX_FEATURES} elements")
+
+    def _check_image(self) -> None:
+        """Refuse an image that would not fit into an object."""
+        declared = self.declared
+        if declared is None or declared.image is None:
+            return
+        path, known = declared.image
+        least = known.most_bytes + len(json.dumps(path)) + len("{:}")
+        if self.max_bytes < least:
+            shape = " x ".join(map(str, known.shape))
+            raise ValueError(
+                f"max_bytes: {path} takes up to {least} bytes, as an image of {shape}; the other"
+                f" fields come on top of that, and {self.max_bytes} are allowed"
+            )
+
+    @property
+    def has_image(self) -> bool:
+        """Whether one of the named features is an image."""
+        return self.declared is not None and self.declared.image is not None
 
     @property
     def declared(self) -> Features | None:

@@ -37,7 +37,9 @@ _BROKEN = (
     '"\\udc00\\ud800"', '"\\x41"', '"a\nb"', "[1,]", '{"a":1,}', '{"a"}', '{1:2}', "[", "{", '"',
     "/*c*/1", "\ufeff1", "undefined",
 )  # fmt: skip
-_TYPES = ("bool", "number", "category", "categories", "text", "hash", "time", "vector", "ignore")
+_TYPES = (
+    "bool", "number", "category", "categories", "text", "hash", "time", "vector", "image", "ignore",
+)  # fmt: skip
 _OPTIONS: dict[str, tuple[Any, ...]] = {
     "log": ("keep", "hash", "drop", "hide", None, 1, []),
     "scale": ("auto", "linear", "log", "quantile", "cube", 0),
@@ -47,6 +49,7 @@ _OPTIONS: dict[str, tuple[Any, ...]] = {
     "buckets": (0, 4, 256, 257, -1, True),
     "width": (0, 1, 64, 4096, 4097, 10**20),
     "size": (0, 1, 2, 9_999, 10_000, -3, 2.0, "2"),
+    "shape": ([4, 4], [1, 4, 4], [8], [0, 2], [80, 80], [2, "2"], [1.5, 2], "4", {}, None),
     "type": (*_TYPES, "auto", "", None, 3, {}),
     "other": (1, {}, "x"),
 }
@@ -58,6 +61,7 @@ _GOOD: dict[str, dict[str, tuple[Any, ...]]] = {
     "text": {"width": (1, 4096)},
     "hash": {"width": (1, 64)},
     "vector": {"size": (1, 2, 5000)},
+    "image": {"shape": ([4, 4], [3, 4, 5])},
 }
 
 

@@ -269,6 +269,31 @@ def test_every_policy_that_takes_objects(api) -> None:
     assert "encoder.name: bilinear takes numbers alone" in refused["detail"]
 
 
+def test_an_image_beside_named_fields(api, packed) -> None:
+    name = api.fresh("stripes")
+    photo = {"type": "image", "shape": [8, 8]}
+    body: dict[str, Any] = {
+        "context": {"features": {"photo": photo, "device": "category"}, "max_bytes": 512}, "seed": 1
+    }  # fmt: skip
+    api.call("PUT", f"/bandits/{name}", body, 201)
+    api.call("PUT", f"/bandits/{name}/actions", {"ids": ["a", "b"]})
+    pixels = [[row * 8 + column for column in range(8)] for row in range(8)]
+    visit = {"photo": pixels, "device": "phone"}
+    made = packed("POST", "/select", {"bandit": name, "context": visit}).json()
+    found = api.call("GET", f"/bandits/{name}/decisions/{made['decision_id']}")
+    assert found["context"]["object"] == visit
+    assert all(found["reproduced"].values())
+    state = api.state(name)
+    assert state["spec"]["context"]["features"]["photo"]["shape"] == [8, 8]
+    assert state["features"]["context"]["num_columns"] == 64 + 64
+    pixels[7][3] = 256
+    wrong = api.call("POST", "/select", {"bandit": name, "context": visit}, 422)
+    assert wrong["errors"][0]["field"] == "context.photo[7][3]"
+    small = body | {"context": body["context"] | {"max_bytes": 200}}
+    refused = api.call("PUT", f"/bandits/{api.fresh()}", small, 422)
+    assert "photo takes up to 284 bytes" in refused["errors"][0]["message"]
+
+
 def test_one_side_may_be_numbers(api) -> None:
     """Named contexts with vectors as actions, and the other way round."""
     spec = {"context": {"features": "auto"}, "action_dim": 2}

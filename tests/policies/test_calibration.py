@@ -114,7 +114,8 @@ def test_weights_decay_faster_where_errors_are_larger_than_predicted(factor, dec
 @pytest.mark.parametrize(
     ("given", "most"),
     [
-        ({"context": ContextSpec(shape=(3,))}, None),
+        ({"context": ContextSpec(shape=(3,)), "edition": 1, "reward_range": (0.0, 1.0)}, None),
+        ({"context": ContextSpec(shape=(3,))}, 8 * 0.3),
         ({"context": ContextSpec(features="auto")}, 8 * 0.3),
         (
             {
@@ -125,8 +126,8 @@ def test_weights_decay_faster_where_errors_are_larger_than_predicted(factor, dec
         ),
     ],
 )
-def test_only_weights_behind_named_features_decay_faster(given, most):
-    """And only where the configuration does not name the decay."""
+def test_weights_decay_faster_where_noise_is_learned_by_heart(given, most):
+    """But not where the configuration names the decay, or a release before 0.4 created it."""
     found = most_decay(BanditSpec(**given), 1000)
     assert found == (None if most is None else pytest.approx(most))
 

@@ -25,6 +25,7 @@ from bandexa_core.encoders.torch.module import (
 from bandexa_core.encoders.torch.resnet import ARCHITECTURES, ResNetEncoder
 from bandexa_core.encoders.torch.shapes import shapes_alone
 from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder, TwoTowerServing
+from bandexa_core.schema.encoding import ImagePlace
 from bandexa_core.spec import BanditSpec
 
 Constructor = Callable[..., EncoderModule]
@@ -51,6 +52,7 @@ def build(
     spec: BanditSpec,
     seed: int,
     sizes: tuple[tuple[int, ...], int] | None = None,
+    image: ImagePlace | None = None,
 ) -> EncoderModule:
     """Build a module with its initial parameters drawn from `seed`; see `EncoderRegistry.module`.
 
@@ -58,7 +60,7 @@ def build(
         ValueError: Unusable parameters; the message names the field.
     """
     try:
-        construct = _bound(make, spec, sizes)
+        construct = _bound(make, spec, sizes, image)
         if spec.encoder.name in LEARNED:  # an operator's own encoder may not build so
             with shapes_alone():
                 _check_size(construct())
@@ -70,7 +72,10 @@ def build(
 
 
 def _bound(
-    make: Constructor, spec: BanditSpec, sizes: tuple[tuple[int, ...], int] | None
+    make: Constructor,
+    spec: BanditSpec,
+    sizes: tuple[tuple[int, ...], int] | None,
+    image: ImagePlace | None,
 ) -> Callable[[], EncoderModule]:
     """Return `make` with its arguments; TypeError where the parameters are not its own."""
     signature = inspect.signature(make)
@@ -80,6 +85,8 @@ def _bound(
     if spec.has_named_features and spec.encoder.name == "mlp":
         given["elementwise"] = False  # columns of both sides have nothing to do with each other
     params = spec.encoder.params
+    if image is not None and "image" in signature.parameters and "image" not in params:
+        given["image"] = image
     if spec.edition == 1:
         first = FIRST_EDITION.get(spec.encoder.name, {})
         given |= {name: value for name, value in first.items() if name not in params}

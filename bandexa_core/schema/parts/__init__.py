@@ -9,6 +9,7 @@ import msgspec
 
 from bandexa_core.schema.parts.categorical import CategoriesPart, CategoryPart
 from bandexa_core.schema.parts.hashed import HashPart, TextPart
+from bandexa_core.schema.parts.images import ImagePart
 from bandexa_core.schema.parts.numeric import NumberPart
 from bandexa_core.schema.parts.part import Part, Write
 from bandexa_core.schema.parts.plain import BoolPart, ConstantPart
@@ -19,7 +20,7 @@ _KINDS: dict[str, type[Part]] = {
     kind.kind: kind
     for kind in (
         BoolPart, ConstantPart, NumberPart, CategoryPart, CategoriesPart,
-        TextPart, HashPart, TimePart, VectorPart,
+        TextPart, HashPart, TimePart, VectorPart, ImagePart,
     )
 }  # fmt: skip
 
@@ -54,6 +55,7 @@ __all__ = [
     "CategoryPart",
     "ConstantPart",
     "HashPart",
+    "ImagePart",
     "NumberPart",
     "Part",
     "TextPart",
