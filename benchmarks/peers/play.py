@@ -66,6 +66,7 @@ def figures(stream: Stream, chosen: NDArray[np.int64]) -> dict[str, Any]:
       the same within each tenth of the steps, `percent_of_first` within the first 100.
     - `best_share`: the share of the last 300 steps in which the best action was chosen.
     - `gain_share`: in the last quarter, the sum of chosen - uniform over that of best - uniform.
+    - `earned_share`: in the last quarter, the sum of chosen over that of best.
 
     A figure is None where uniform choices have no regret.
     """
@@ -92,6 +93,7 @@ def figures(stream: Stream, chosen: NDArray[np.int64]) -> dict[str, Any]:
         "percent_of_first": _percent(lost[:FIRST], spread[:FIRST]),
         "best_share": float((got[last] == best[last]).mean()),
         "gain_share": _ratio(gain[quarter], spread[quarter]),
+        "earned_share": _ratio(got[quarter], best[quarter]),
         "mean_reward": float(stream.rewards[steps, columns].mean()),
     }
 

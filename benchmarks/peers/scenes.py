@@ -69,7 +69,7 @@ def money(*, seed: int, horizon: int) -> Stream:
     """Three actions that pay nothing in 70 % of steps, else a heavy-tailed sum of at most 350.
 
     The sum is exp(N(0, 1)) times 20 (1 + 1.5 w_a . x), w_a of length 1 over four numbers, so the
-    action that pays most depends on x.
+    action that pays most depends on x. Contexts are objects, too, with a name for each number.
     """
     rng = np.random.default_rng(seed)
     x = _contexts(rng, horizon, _DIM)
@@ -84,7 +84,8 @@ def money(*, seed: int, horizon: int) -> Stream:
     clipped = scale * np.exp(0.5) * ndtr(limit - 1.0) + _MOST_MONEY * ndtr(-limit)
     means = np.asarray(0.3 * clipped)
     rewards = np.where(paid, np.minimum(scale * sums, _MOST_MONEY), 0.0)
-    return Stream(contexts=x, action_ids=_ids(3), means=means, rewards=rewards)
+    objects = tuple({f"x{at}": value for at, value in enumerate(row)} for row in x.tolist())
+    return Stream(contexts=x, action_ids=_ids(3), means=means, rewards=rewards, objects=objects)
 
 
 def calm(*, seed: int, horizon: int) -> Stream:

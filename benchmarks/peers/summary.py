@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks.peers.results import Row
 
-_FIGURES = ("percent", "best_share", "gain_share", "cpu_s")
+_FIGURES = ("percent", "best_share", "gain_share", "earned_share", "cpu_s")
 
 
 class Difference(NamedTuple):

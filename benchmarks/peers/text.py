@@ -16,6 +16,7 @@ _FORMS = {
     "percent": ".1f",
     "best_share": ".3f",
     "gain_share": ".3f",
+    "earned_share": ".3f",
     "ratio": ".2f",
     "cpu_s": ".1f",
 }
@@ -23,6 +24,7 @@ _WORDS = {
     "percent": "regret in % of the uniform policy's",
     "best_share": "share of the best action in the last 300 steps",
     "gain_share": "share of the possible gain in the last quarter",
+    "earned_share": "mean reward in the last quarter over that of the best actions",
     "ratio": "regret over that without the disturbance",
 }
 

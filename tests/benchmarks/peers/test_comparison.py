@@ -50,7 +50,7 @@ def row(problem, policy, seed, percent, *, regret=1.0, stream="s"):
     return {
         "problem": problem, "policy": policy, "seed": seed, "steps": 10, "version": "1",
         "stream": stream, "percent": percent, "regret": regret, "best_share": 0.5,
-        "gain_share": 0.5, "cpu_s": 1.0,
+        "gain_share": 0.5, "earned_share": 0.5, "cpu_s": 1.0,
     }  # fmt: skip
 
 

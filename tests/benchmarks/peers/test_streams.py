@@ -204,6 +204,7 @@ def test_regret_is_the_sum_of_what_was_missed():
     assert found["percent"] == 50.0
     assert found["best_share"] == 0.5
     assert found["gain_share"] == 1.0
+    assert found["earned_share"] == 1.0
     assert found["mean_reward"] == 0.75
 
 
