@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from bandexa_core.schema.features import Features, field_around
-from bandexa_core.schema.fields import Field, VectorField
+from bandexa_core.schema.fields import CategoriesField, CategoryField, Field, VectorField
 from bandexa_core.schema.hashing import place
 from bandexa_core.schema.objects import JsonObject, flatten
-from bandexa_core.schema.observed import OK, WRONG, Observed
+from bandexa_core.schema.observed import CONVERTED, OK, UNSEEN, WRONG, Observed
 from bandexa_core.schema.parts.images import ImagePart
 from bandexa_core.schema.parts.part import BOUND
 from bandexa_core.schema.parts.timed import SIDES, cycles
@@ -27,6 +27,7 @@ from bandexa_core.schema.values import (
     as_time,
     as_truth,
     as_vector,
+    is_plain,
     looks_like_time,
 )
 from bandexa_core.schema.words import hashed_terms, is_prose
@@ -82,7 +83,7 @@ class HashedPlan:
                 observed.of(path).add(self._write_image(item, out, base))
             else:
                 was_read = self._add(path, item, known, {})
-                observed.of(path).add(OK if was_read else WRONG)
+                observed.of(path).add(_became(known, item) if was_read else WRONG)
 
     def _is_found(self, path: str) -> bool:
         """Return whether a path that is not declared is a field."""
@@ -101,6 +102,20 @@ class HashedPlan:
         for where, amount in entries:
             sums[where] = sums.get(where, 0.0) + amount
         return True
+
+
+def _became(known: Field | None, item: Any) -> int:
+    """Return what became of a value that was read, as a fitted field of this type would say.
+
+    A vocabulary that is to be learned is not known yet, so that no value is outside of it.
+    """
+    if known is None or known.type == "ignore":
+        return OK
+    if isinstance(known, CategoryField | CategoriesField) and known.values is not None:
+        texts = as_texts(item) or ()
+        if not set(texts) <= set(known.values):
+            return UNSEEN
+    return OK if is_plain(known.type, item) else CONVERTED
 
 
 def _entries(

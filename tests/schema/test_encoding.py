@@ -223,3 +223,22 @@ def test_the_first_width_may_be_another():
     assert encoding.encode(ROWS[:3]).shape == (3, 256)
     assert encoding.columns[-1] == "#255"
     assert Encoding.from_bytes(encoding.to_bytes()).width == 256
+
+
+def test_before_the_first_fit_values_are_counted_as_after_it():
+    declared = {"age": "number", "size": {"type": "category", "values": ["s", "m"]}, "note": "text"}
+    features = Features.from_json(declared | {"*": "auto"})
+    objects = [
+        {"age": "7", "size": "m", "note": "a", "new": 1},
+        {"age": 7, "size": "xl", "note": 3},
+        {"age": "none", "size": "s", "new": "1"},
+    ]
+    first, fitted = Observed(), Observed()
+    Encoding.initial(features).encode(objects, first)
+    fit(features, [{"age": n, "size": "sm"[n % 2], "note": str(n)} for n in range(20)]).encode(
+        objects, fitted
+    )
+    for path, converted, unseen, wrong in (("age", 1, 0, 1), ("size", 0, 1, 0), ("note", 1, 0, 0)):
+        for counts in (first.fields[path], fitted.fields[path]):
+            assert (counts.converted, counts.unseen, counts.wrong) == (converted, unseen, wrong)
+    assert first.fields["new"].converted == 0
