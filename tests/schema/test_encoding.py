@@ -228,7 +228,7 @@ def test_the_first_width_may_be_another():
 def test_before_the_first_fit_values_are_counted_as_after_it():
     declared = {"age": "number", "size": {"type": "category", "values": ["s", "m"]}, "note": "text"}
     features = Features.from_json(declared | {"*": "auto"})
-    objects = [
+    objects: list[dict[str, Any]] = [
         {"age": "7", "size": "m", "note": "a", "new": 1},
         {"age": 7, "size": "xl", "note": 3},
         {"age": "none", "size": "s", "new": "1"},
