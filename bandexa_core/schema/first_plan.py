@@ -51,7 +51,8 @@ class HashedPlan:
         self._declared, self._auto = features.learned, features.auto
         self._ignored = {path for path, known in self._declared.items() if known.type == "ignore"}
         self._width = width
-        self._image, pixels = "", 0
+        self._image: str | None = None
+        pixels = 0
         if features.image is not None:
             self._image, known = features.image
             part = ImagePart(self._image, False, known.shape)
