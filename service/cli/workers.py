@@ -43,7 +43,8 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
 STEADY_S = 10.0  # a process that lived as long is started again at once
 ENDS_WITHIN_S = 10.0  # beyond the times of the settings; then it is killed
 MAX_FOLDER = 90  # characters: those of a Unix socket's path are 107 at most
-BEAT_S = 1.0  # a process that serves says so often that its event loop turns
+BEAT_S = 1.0  # a process that serves says so often that its event loop turns, or more often:
+BEATS = 5  # in the time after which one that does not is killed
 _CHUNK = 1 << 16
 
 
@@ -116,6 +117,7 @@ class Workers:
         self._announced = False
         self._status: int | None = None
         self._looked = time.monotonic()
+        self._beat_s = min(BEAT_S, settings.process_timeout_s / BEATS)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit status."""
@@ -169,7 +171,7 @@ class Workers:
             self._end()
             return
         due = [child.due for child in self._children if child.due is not None]
-        wait_s = max(0.0, min([*(when - time.monotonic() for when in due), BEAT_S]))
+        wait_s = max(0.0, min([*(when - time.monotonic() for when in due), self._beat_s]))
         for key, _ in self._selector.select(wait_s):
             if key.fd == self._woken:
                 with contextlib.suppress(BlockingIOError):
@@ -240,14 +242,14 @@ class Workers:
                 settings = settings.model_copy(update={"drain_s": 0.0})
                 status = serve_process(
                     settings, listen_privately(keeper), place=KeeperPlace(hub, rates),
-                    beside=_beside(self._alive),
+                    beside=_beside(self._alive, self._beat_s),
                 )  # fmt: skip
             else:
                 listener = listen(settings.host, settings.port, shared=True)
                 self._reserved.close()
                 status = serve_process(
                     settings, listener, self._certificate, Place(child.number, hub, keeper, rates),
-                    beside=_beside(self._alive),
+                    beside=_beside(self._alive, self._beat_s),
                 )  # fmt: skip
         except Exception:  # the top of a process
             log.exception("the process %s fails", child.name)
@@ -256,7 +258,7 @@ class Workers:
             os._exit(status)
 
     def _read(self, child: _Child) -> None:
-        """Read what a process says: one line once it serves, then a byte in each second."""
+        """Read what a process says: one line once it serves, and a byte with each beat."""
         try:
             said = os.read(child.pipe, _CHUNK)
         except (BlockingIOError, OSError):
@@ -375,11 +377,12 @@ class Workers:
                 _signal(child.pid, number)
 
 
-async def _beside(alive: int) -> None:
+async def _beside(alive: int, beat_s: float) -> None:
     """Say to the parent that this event loop turns, and end in order once the parent has ended.
 
     Args:
         alive: A pipe whose other end is closed by the parent's end.
+        beat_s: How often it says so.
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -389,7 +392,7 @@ async def _beside(alive: int) -> None:
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(1, b"\n")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), BEAT_S)
+            await asyncio.wait_for(ended.wait(), beat_s)
     loop.remove_reader(alive)
     os.kill(os.getpid(), signal.SIGTERM)
 

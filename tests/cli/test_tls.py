@@ -84,7 +84,9 @@ def commands_reach(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         listed = CliRunner().invoke(app, ["bandits", "list", "--url", server.url])
         assert listed.exit_code == 3
         assert "SSL_CERT_FILE" in listed.stderr
-        assert "SSL" in CliRunner().invoke(app, live).stderr
+        for url in (server.url, server.url.replace("https", "HTTPS")):
+            refused = CliRunner().invoke(app, [*live[:-1], url, "--api-key", "secret"])
+            assert "SSL" in refused.stderr, "whoever shows another certificate gets no key"
 
 
 def serial(url: str, context: ssl.SSLContext) -> str:

@@ -65,6 +65,17 @@ def test_a_process_that_hangs_is_killed_and_started_again(start_server, api_of) 
     assert said.count("has not moved for") >= 2
 
 
+@pytest.mark.slow
+def test_the_shortest_time_ends_a_process_that_hangs(start_server, api_of) -> None:
+    environment = {"BANDEXA_KEEP_ALIVE_S": "3600", "BANDEXA_PROCESS_TIMEOUT_S": "1"}
+    server = start_server(None, "--workers", 2, env=environment)
+    with crew_of(server, 2, api_of) as crew:
+        pid = crew.pids()["worker-1"]
+        os.kill(pid, signal.SIGSTOP)
+        poll(partial(is_gone, pid), "worker-1 is killed")
+        poll(lambda: crew.pids()["worker-1"] != pid, "another one has its place")
+
+
 def test_scores_go_on_while_the_keeper_is_away(own_crew) -> None:
     crew = own_crew
     one, two = crew.both

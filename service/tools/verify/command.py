@@ -158,10 +158,11 @@ def check_snapshots(
 def _server(url: str, api_key: str | None) -> httpx.Client:
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
     try:
+        address = httpx.URL(url)
         return httpx.Client(
-            base_url=url, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False,
+            base_url=address, headers=headers, timeout=LIVE_TIMEOUT_S, trust_env=False,
             # With the authorities of SSL_CERT_FILE; reading them takes 30 ms of CPU.
-            verify=httpx.create_ssl_context() if url.startswith("https:") else False,
+            verify=httpx.create_ssl_context() if address.scheme == "https" else False,
         )  # fmt: skip
     except (httpx.InvalidURL, ValueError) as error:
         raise Unreachable(f"{url}: {error}") from error
