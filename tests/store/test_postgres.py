@@ -17,6 +17,7 @@ import pytest
 from service.store.address import PostgresUrl
 from service.store.opening import heads
 from service.store.placing import NOTE, store_of
+from service.store.postgres.connection import ReadConnection
 from tests.fixtures.commands import bandexa as run
 from tests.fixtures.nodes import Node, context_of, reward_of
 from tests.fixtures.postgres import Cluster, cluster
@@ -90,6 +91,24 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path, url) -> None:
     assert {each["reward"]["status"] for each in again} == {"duplicate"}
     done = run("verify", node.data_dir, env={"BANDEXA_STORE": url})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_calls_on_a_reader_from_two_threads_come_one_after_the_other(url) -> None:
+    """As those of SQLite do: a model is loaded while a worker compares the log, for example."""
+    reader = ReadConnection(PostgresUrl(url))
+    found: list[Any] = []
+
+    def sleep() -> None:
+        found.append(reader.execute("SELECT 1 FROM pg_sleep(0.5)").fetchone())
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    while thread.is_alive():
+        found.append(reader.execute("SELECT 1").fetchone())
+    thread.join()
+    reader.close()
+    assert set(found) == {(1,)}
+    assert len(found) > 1
 
 
 def test_a_second_server_is_refused(tmp_path, url) -> None:

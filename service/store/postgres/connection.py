@@ -201,19 +201,22 @@ class ReadConnection:
     """A connection that only reads, and connects again after it was lost.
 
     Its exceptions are `StoreUnreadable`. `BEGIN` holds one state of the database until `COMMIT`.
+    A call from another thread waits for the one under way, as with SQLite: a worker whose keeper
+    ends reads on its event loop while a model is loaded.
     """
 
     def __init__(self, url: PostgresUrl) -> None:
         self._url = url
         self._session: Session | None = None
         self._closed = False
+        self._one_at_a_time = threading.Lock()
         self._connected()
 
     def execute(self, sql: str, parameters: Any = (), /) -> Found:
         """Run a statement."""
         if sql == "BEGIN":
             sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        with as_unreadable():
+        with self._one_at_a_time, as_unreadable():
             return self._connected().execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> None:
