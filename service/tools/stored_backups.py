@@ -56,17 +56,20 @@ def backups_in(folder: Path) -> list[Found]:
     return sorted(known, key=lambda each: (each.time, each.path.name))
 
 
-def backups_of(data_dir: Path, store: str, folder: Path, now: float) -> list[Found]:
+def backups_of(data_dir: Path, store: str | None, folder: Path, now: float) -> list[Found]:
     """Return the complete backups of one data directory, oldest first.
 
     What is named after a time to come was made while a clock was wrong: it is the oldest.
+    `store`: the name of its store; None: of whatever stores were there.
 
     Raises:
         OSError: The folder cannot be read.
     """
     source = str(data_dir.resolve())
     mine = [
-        each for each in backups_in(folder) if each.source == source and each.store in (None, store)
+        each
+        for each in backups_in(folder)
+        if each.source == source and (store is None or each.store in (None, store))
     ]
     return sorted(mine, key=lambda each: each.time <= now + AHEAD_S)
 

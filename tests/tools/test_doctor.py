@@ -269,6 +269,11 @@ def test_scheduled_backups_are_reported_by_age_and_place(tmp_path: Path) -> None
     assert found(0)["backups"] == ("ok", f"2 in {folder}, the newest begun 3.0 h ago")
     assert found(6)["backups"][0] == "ok"
     assert found(6.1)["backups"][0] == "wrong"
+    unread = found(6.1, store=None)["backups"]  # its store is gone, or cannot be read
+    assert unread == (
+        "note",
+        f"3 in {folder}, the newest begun 6.1 h ago, of what was in {data_dir} then",
+    )
     shutil.rmtree(folder)
     folder.write_text("a file, where a folder should be")
     assert found(0) == {"backups": ("wrong", f"{folder} is no folder: no backup can be made")}

@@ -17,7 +17,7 @@ def backups(settings: Settings, store: str | None, now: float) -> Iterator[Check
 
     Args:
         settings: The server's settings.
-        store: The name of its store; None: there is none yet.
+        store: The name of its store; None: there is none, or it cannot be read.
         now: The time.
     """
     folder = settings.backup.folder
@@ -33,9 +33,6 @@ def backups(settings: Settings, store: str | None, now: float) -> Iterator[Check
     if place.stat().st_dev == existing(settings.data_dir).stat().st_dev:
         found = f"{folder} is on the disk of the data directory: a lost disk takes both"
         yield Check("place of backups", "note", found, "put backup.folder on another disk")
-    if store is None:
-        yield Check("backups", "ok", f"the first start makes one in {folder}")
-        return
     try:
         mine = backups_of(settings.data_dir, store, folder, now)
         size = num_bytes(mine[-1].path) if mine else 0
@@ -44,12 +41,18 @@ def backups(settings: Settings, store: str | None, now: float) -> Iterator[Check
         return
     hours = settings.backup.every_h or 24.0
     standing = BackupStanding(str(folder), hours * 3600.0, now, newest_time(mine, now))
+    if store is None and standing.last_good is None:
+        yield Check("backups", "ok", f"the first start makes one in {folder}")
+        return
     if standing.last_good is None:
         remedy = "a running server makes one, and its log says why it could not"
         yield Check("backups", "note", f"{folder} has none of this data directory", remedy)
         return
     age = f"{len(mine)} in {folder}, the newest begun {standing.age_s(now) / 3600:.1f} h ago"
-    if standing.late_s(now):
+    if store is None:  # it is new, damaged or away: perhaps they are what is left
+        remedy = "`bandexa backups` lists them, `bandexa restore` puts one back"
+        yield Check("backups", "note", f"{age}, of what was in {settings.data_dir} then", remedy)
+    elif standing.late_s(now):
         found = f"{age}; one is to be made every {hours:g} h"
         remedy = "start the server, or see in its log why a backup failed (`backup-failing`)"
         yield Check("backups", "wrong", found, remedy)
