@@ -16,7 +16,7 @@ class Traffic:
     """Selects and rewards over connections of its own, until it is stopped.
 
     Attributes:
-        decided: The answered decisions: their ids and what was answered.
+        decided: The answered decisions by their ids: what was asked, and what was answered.
         rewarded: The ids of the decisions whose rewards were answered.
         refused: How many calls were refused with 503, each with a `Retry-After`.
     """
@@ -24,7 +24,7 @@ class Traffic:
     def __init__(self, crew, name: str) -> None:
         self._server, self._name = crew.server, name
         self._stop = threading.Event()
-        self.decided: dict[str, dict[str, Any]] = {}
+        self.decided: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.rewarded: list[str] = []
         self.refused = 0
         self.failed: list[str] = []
@@ -43,9 +43,10 @@ class Traffic:
                         "bandit": self._name, "context": [number % 7, 1.0],
                         "decision_id": decision_id,
                     }  # fmt: skip
-                    if not self._sent(client.post("/select", json=body), 200):
+                    answer = client.post("/select", json=body)
+                    if not self._sent(answer, 200):
                         continue
-                    self.decided[decision_id] = body
+                    self.decided[decision_id] = body, answer.json()
                     report = {"decision_id": decision_id, "reward": number % 2}
                     if self._sent(client.post("/reward", json=report), 200):
                         self.rewarded.append(decision_id)
@@ -73,12 +74,11 @@ class Traffic:
 
     def check(self, api: Api) -> None:
         """Check that everything that was answered is stored once."""
-        first = next(iter(self.decided.values()))
+        first, _ = next(iter(self.decided.values()))
         # The other worker may have found the keeper again, and this one not yet.
         poll(lambda: api.http.post("/select", json=first).status_code == 200, "the keeper")
-        for decision_id, body in self.decided.items():
-            repeated = api.call("POST", "/select", body)
-            assert repeated["decision_id"] == decision_id
+        for body, answer in self.decided.values():
+            assert api.call("POST", "/select", body) == answer, "it is stored, and not drawn again"
         for decision_id in self.rewarded:
             number = int(decision_id.split("-")[-1])
             status = api.reward(decision_id, 1 - number % 2)["status"]  # another value
