@@ -45,6 +45,7 @@ from tests.fixtures.commands import forked_bandexa
 
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 LONG = ("docs/tutorial.md", "docs/evaluation.md")  # they take most of a minute
+USES_CURLED = ("docs/security.md",)  # its commands need a bandit that another page makes by curl
 QUICK = [b for b in ALL if not (b.slow or b.serves or b.in_container)]
 
 
@@ -53,7 +54,7 @@ def run_pages() -> list[Any]:
     found = []
     for page in sorted({b.page for b in QUICK if b.language in ("bash", "python")}):
         curls = any(re.search(r"\bcurl\b", b.text) for b in QUICK if b.page == page)
-        marks = [pytest.mark.needs("curl")] if curls else []
+        marks = [pytest.mark.needs("curl")] if curls or page in USES_CURLED else []
         if page in LONG:
             marks.append(pytest.mark.slow)
         found.append(pytest.param(page, marks=marks))
