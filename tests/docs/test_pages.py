@@ -32,6 +32,15 @@ def test_lines_can_be_read() -> None:
     assert too_long == []
 
 
+def test_every_file_with_slow_tests_is_on_the_page_of_tests() -> None:
+    """A promise that `make test` does not check is listed, with what checks it there."""
+    page = (DOCS / "testing.md").read_text()
+    slow = re.compile(r"mark\.slow\b|\*slow\(")
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    absent = [named(path) for path in files if slow.search(path.read_text())]
+    assert [name for name in absent if Path(name).name not in page] == []
+
+
 def test_a_page_begins_with_what_its_reader_can_do() -> None:
     for page in sorted(DOCS.glob("*.md")):
         title, _, rest = page.read_text().partition("\n\n")
