@@ -197,6 +197,25 @@ def test_a_wait_without_an_end_waits(installed: Path) -> None:
     assert found == {"waited": "still", "warnings": []}
 
 
+REFUSED = """
+import { BanditClient } from "bandexa-client";
+const client = new BanditClient(process.argv[2], { retry: { attempts: 1 } });
+const refused = [
+  client.putBandit("b", {}, { etag: "" }),
+  client.planBandit("b", {}, { etag: '"1"', onlyNew: true }),
+  client.getBandit(".."),
+];
+const found = await Promise.all(refused.map((call) => call.catch((error) => error.name)));
+console.log(JSON.stringify(found));
+"""
+
+
+def test_arguments_that_cannot_be_sent_reject_the_promise(installed: Path) -> None:
+    """`client.putBandit(...).catch(...)` sees them, as it sees every other failure."""
+    (installed / "refused.js").write_text(REFUSED)
+    assert json.loads(node("refused.js", nobody(), cwd=installed)) == ["TypeError"] * 3
+
+
 IN_A_PAGE = """async ([bandit]) => {
   const { BanditClient, RewardQueue } = await import("/client/index.js");
   const client = new BanditClient(location.origin);

@@ -208,7 +208,7 @@ export class BanditClient {
    * @throws PreconditionFailed Somebody else has changed it meanwhile; with `onlyNew`, there is a
    *     bandit of this name. Nothing was changed.
    */
-  putBandit(
+  async putBandit(
     bandit: string,
     spec: BanditSpec,
     options: CallOptions & Conditions & { wait?: boolean } = {},
@@ -229,7 +229,7 @@ export class BanditClient {
   }
 
   /** Return what `putBandit` would do; nothing is changed. */
-  planBandit(
+  async planBandit(
     bandit: string,
     spec: BanditSpec,
     options: CallOptions & Conditions = {},
