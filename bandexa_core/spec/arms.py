@@ -69,7 +69,10 @@ class ArmSpec:
         if any(each is None for each in parts) and any(each is not None for each in parts):
             raise ValueError("challenger: needs the snapshot that decides, and its configuration")
         if self.policy is not None and self.policy not in get_args(ArmPolicy):
-            raise ValueError(f"policy: must be one of {', '.join(get_args(ArmPolicy))}")
+            raise ValueError(
+                f"policy: must be one of {', '.join(get_args(ArmPolicy))}; leave it out for an arm"
+                " that always serves one `action`"
+            )
         if self.action is not None and not _ID.fullmatch(self.action):
             raise ValueError("action: must be the id of an action")
 

@@ -241,6 +241,11 @@ def test_what_makes_no_sense_is_refused_by_its_name(field, make):
         make()
 
 
+def test_a_policy_that_is_none_says_how_an_arm_serves_one_action():
+    with pytest.raises(ValueError, match=r"^policy: .* leave it out .* one `action`$"):
+        arm("control", 0.1, policy="action")
+
+
 def made(**more) -> BanditSpec:
     return BanditSpec(context=ContextSpec(shape=(2,)), **more)
 
