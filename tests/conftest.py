@@ -24,7 +24,7 @@ pytest_plugins = [
     "tests.fixtures.postgres",
 ]
 # The folders whose files take longest. They run first, so that all workers end together.
-LONGEST = ("recovery", "tools", "benchmarks", "serving", "observe", "docs")
+LONGEST = ("recovery", "store", "workers", "tools", "serving", "observe", "docs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
