@@ -211,3 +211,17 @@ def test_what_forks_cannot_do_is_refused(
     status, output = Run(files(tmp_path, killed=KILLED), *arguments).end()
     assert status == pytest.ExitCode.USAGE_ERROR
     assert message in output
+
+
+@pytest.mark.slow
+def test_a_child_that_a_test_has_left_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """It has all descriptors of the worker: the template process ends without it."""
+    files(tmp_path, exits=EXITS, killed=KILLED)
+    until, ours = os.pipe()
+    template = ("-p", "tests.fixtures.commands")  # it is started for two files and more
+    run = Run(tmp_path, *template, "--forks", "1", pass_fds=(until,), UNTIL=str(until))
+    status, output = run.end()
+    os.close(ours)
+    os.close(until)
+    assert status == pytest.ExitCode.TESTS_FAILED, output
+    assert "the worker ended with status 0; this was its last test" in output
