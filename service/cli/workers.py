@@ -114,6 +114,7 @@ class Workers:
         self._children = [_Child(number) for number in range(settings.workers + 1)]
         self._selector = selectors.DefaultSelector()
         self._ending = False
+        self._is_urgent = False
         self._announced = False
         self._status: int | None = None
         self._looked = time.monotonic()
@@ -155,6 +156,7 @@ class Workers:
     def _caught(self, number: int, _: object) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             if self._ending:  # they need not drain any longer
+                self._is_urgent = True
                 for child in self._children[1:]:
                     if child.pid:
                         _signal(child.pid, signal.SIGTERM)
@@ -360,6 +362,8 @@ class Workers:
             if pid:
                 child.pid = 0
                 return
+            if self._is_urgent:  # again: two that come together are one to a process
+                _signal(child.pid, signal.SIGTERM)
             for key, _ in self._selector.select(0.05):
                 if key.fd == self._woken:
                     with contextlib.suppress(BlockingIOError):

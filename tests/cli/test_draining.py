@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +34,13 @@ def test_a_server_serves_while_it_drains_and_a_second_signal_ends_that(
         answer = another.post("/reward", json={"decision_id": decision, "reward": 1.0})
         assert answer.json()["status"] == "applied"
     server.process.terminate()
+    assert server.wait() == 0
+
+
+def test_two_signals_at_once_end_the_drain(start_server: StartServer) -> None:
+    server = start_server(env={"BANDEXA_DRAIN_S": "600"})
+    server.signal(signal.SIGINT)
+    server.signal(signal.SIGTERM)
     assert server.wait() == 0
 
 

@@ -40,14 +40,17 @@ class Crew:
 
     def pids(self) -> dict[str, int]:
         """Return the processes by their names in the log."""
-        found = {}
+        names = {KEEPER, *(f"worker-{number}" for number in self.clients)}
+        found: dict[str, int] = {}
 
         def all_of_them() -> bool:
+            found.clear()
             task = Path(f"/proc/{self.server.pid}/task/{self.server.pid}")
             for pid in map(int, (task / "children").read_text().split()):
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
                 found[name.removeprefix("bx-")] = pid
-            return len(found) == len(self.clients) + 1 and all(map(is_running, found.values()))
+            # A process that was just forked has no name of its own yet.
+            return found.keys() == names and all(map(is_running, found.values()))
 
         poll(all_of_them, "all processes run")
         return found
