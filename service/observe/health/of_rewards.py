@@ -46,7 +46,7 @@ def check_traffic(state: BanditState) -> Iterator[Finding]:
             + (", and are learned as the end that they are beyond" if state.clips else ""),
             "prior and training take their scale from it: with the range that rewards have, or"
             " none, the bandit learns faster"
-            + ("; it can be changed, or rewards.outside be keep" if state.clips else ""),
+            + ("; change it, or set rewards.outside to keep" if state.clips else ""),
         )  # fmt: skip
     if state.clipped is not None and not (many_outside and state.clips):
         value, learned = state.clipped
