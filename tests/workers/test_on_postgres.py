@@ -8,6 +8,7 @@ from tests.fixtures.api import Api
 from tests.fixtures.commands import bandexa
 from tests.fixtures.postgres import cluster
 from tests.fixtures.servers import servers
+from tests.fixtures.waiting import poll
 from tests.workers.crew import KEEPER, crew_of, killed
 from tests.workers.traffic import Traffic
 from tests.workers.workloads import WORKLOADS, played
@@ -53,7 +54,10 @@ def test_a_change_at_one_worker_is_served_by_the_other(crew) -> None:
     )
     assert two.state(name)["spec"]["encoder"]["name"] == "bilinear"
     two.teach(name, [1.0, 0.0], "y", 0.5)
-    assert one.scores(name, [1.0, 0.0]) == two.scores(name, [1.0, 0.0])
+    poll(
+        lambda: one.scores(name, [1.0, 0.0]) == two.scores(name, [1.0, 0.0]),
+        "both have learned it",
+    )
 
 
 def test_whichever_process_is_killed_nothing_answered_is_lost(crew) -> None:
