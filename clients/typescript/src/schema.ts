@@ -1604,8 +1604,8 @@ export interface components {
          *         optimizer_steps: Optimizer steps of a round.
          *         batch_size: Rows of an optimizer step.
          *         lr: Learning rate of a round's first step; it falls linearly to a tenth.
-         *         weight_decay: Weight decay of AdamW; None: 300 over the number of rows, 0.01 to 1. With
-         *             named features it rises where noise is learned by heart.
+         *         weight_decay: Weight decay of AdamW; None: 300 over the number of rows, 0.01 to 1; it
+         *             rises where noise is learned by heart, but not of images.
          *         rebuild_chunk: Rows that are encoded at once when the posterior is rebuilt.
          */
         TrainingSpec: {
