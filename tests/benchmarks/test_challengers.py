@@ -99,8 +99,8 @@ def test_posteriors_in_closed_form_are_those_that_are_served() -> None:
 
 @pytest.mark.slow
 def test_the_estimate_of_a_better_one_has_its_lift_in_its_interval() -> None:
+    """One world of so many decisions says no more: `worlds` has what 40 say together."""
     better = world(CHAMPION, PRODUCTS, 0, 2500)
-    assert better.low < 0.05 < better.high
-    assert better.lift > 0.0
+    assert better.low < 0.05 < better.high < 0.2
     equal = world(CHAMPION | PRODUCTS, EQUAL, 0, 1500)
     assert equal.low < 0.0 < equal.high
