@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.fixtures.waiting import poll
+
 MLP = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [8]}}
 STEPS, TRAINED_AT = 48, 24
 
@@ -38,5 +40,12 @@ def played(api, name: str, spec: dict[str, Any], context: Any) -> list[Any]:
         reward = float(rng.random() < 0.3 + 0.3 * chosen["action"]["index"])
         answers += [chosen, api.reward(chosen["decision_id"], reward)]
         if number == TRAINED_AT:
-            answers.append(api.train(name)["snapshot"])
+            trained = api.train(name)["snapshot"]
+            serves(api, name, trained, context(np.random.default_rng(1)))
+            answers.append(trained)
     return answers
+
+
+def serves(api, name: str, snapshot: int, context: Any) -> None:
+    """Wait until a worker that was too late to be waited for serves a snapshot."""
+    poll(lambda: api.scores(name, context)["snapshot"] >= snapshot, "the round is served")
