@@ -140,3 +140,7 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def reads_nothing(response: httpx.Response) -> None:
+    """Read an answer without a body."""

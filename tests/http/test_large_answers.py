@@ -11,7 +11,8 @@ import msgpack
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bandexa_client import BanditClient, calls
+from bandexa_client import BanditClient
+from bandexa_client.calls import bandits
 from benchmarks.many import make, name_of
 from service.http.large import takes_gzip
 from tests.fixtures.servers import Server, servers
@@ -53,7 +54,7 @@ def test_bandits_come_in_pages_and_each_once(server: Server) -> None:
 
 
 def test_the_client_lists_all_bandits(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_BANDITS", 100)
+    monkeypatch.setattr(bandits, "_BANDITS", 100)
     with BanditClient(server.url, trust_env=False) as client:
         assert [one.name for one in client.list_bandits()] == [name_of(n) for n in range(NUM)]
 
