@@ -18,7 +18,9 @@ from service.store.identity import CELL
 from service.store.postgres.connection import ReadConnection, Session
 from service.store.postgres.faults import ERRORS, describe
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READERS = 1  # schema 2 adds tables to schema 1
+_ADDED = {2: "tables_2.sql"}  # by the version that has them first
 OLDEST_VERSION = 14  # of PostgreSQL
 LOCK = 0x62616E64  # "band": of the one server, beside the oid of the tables' schema
 UNWRITABLE = """
@@ -49,6 +51,7 @@ def open_writer(url: PostgresUrl, durability: str) -> Session:
             raise StoreError(f"{url} is open in another server")
         if _has_tables(session):
             _require(url, *_versions(session))
+            _upgrade(session)
             session.script(_text("functions_1.sql"))
         else:
             _create(session)
@@ -171,23 +174,37 @@ def _require(url: PostgresUrl, version: int, readers: int) -> None:
         raise StoreError(
             f"{url} has schema {version}, this release reads {SCHEMA_VERSION}: upgrade bandexa"
         )
-    if version < SCHEMA_VERSION:
-        raise StoreError(f"{url} has schema {version}, which no release wrote")
 
 
 def _create(session: Session) -> None:
     """Create everything in one transaction."""
     session.script("BEGIN")
-    session.script(_text("tables_1.sql"))
+    for name in ("tables_1.sql", *_ADDED.values()):
+        session.script(_text(name))
     for key, value in (
         ("schema", str(SCHEMA_VERSION)),
-        ("schema_readers", str(SCHEMA_VERSION)),
+        ("schema_readers", str(READERS)),
         ("cell", CELL),
         ("secret", os.urandom(16).hex()),
         ("log_uid", uuid.uuid4().hex),
     ):
         session.fetch(_META, key, value)
     session.script(_text("functions_1.sql"))
+    session.script("COMMIT")
+
+
+def _upgrade(session: Session) -> None:
+    """Add the tables that later versions have, once where several servers start together."""
+    if _versions(session)[0] >= SCHEMA_VERSION:
+        return
+    session.script("BEGIN")
+    session.fetch("SELECT 1 FROM meta WHERE key = 'schema' FOR UPDATE")
+    version, _ = _versions(session)
+    for added, name in _ADDED.items():
+        if version < added:
+            session.script(_text(name))
+    if version < SCHEMA_VERSION:
+        session.fetch("UPDATE meta SET value = $1 WHERE key = 'schema'", str(SCHEMA_VERSION))
     session.script("COMMIT")
 
 
