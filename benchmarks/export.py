@@ -5,12 +5,15 @@ times, in windows that take turns: alone; beside a busy process, which computes 
 no file; and beside an export, over HTTP from the server that is measured or of its data directory.
 The busy process and the exports run with `nice`, as docs/evaluation.md says. A machine with few
 cores slows everything beside any computing: the busy process shows that share, which no export
-could avoid. The ratios of 99th percentiles have intervals over the turns. Then each way exports
-everything once, and the largest resident memory of its process is read.
+could avoid. With `--apart` the server and its load have all cores but the last one, which the busy
+process and the exports have alone: that stands for a machine with a core to spare. The ratios of
+99th percentiles have intervals over the turns. Then each way exports everything once, and the
+largest resident memory of its process is read.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -56,13 +59,16 @@ class Exporting:
         url: The server's address.
         data_dir: Its data directory.
         folder: Where the file goes.
+        before: The command that gives it its priority, and its core.
     """
 
-    def __init__(self, way: str, url: str, data_dir: Path, folder: Path) -> None:
+    def __init__(
+        self, way: str, url: str, data_dir: Path, folder: Path, before: Sequence[str]
+    ) -> None:
         self._file = folder / f"{way}.jsonl"
         source = ["--url", url] if way == "http" else ["--data-dir", str(data_dir)]
-        self._command = [  # `nice` becomes the process that it starts
-            "nice", sys.executable, "-m", "service.cli", "export", NAME, str(self._file),
+        self._command = [
+            *before, sys.executable, "-m", "service.cli", "export", NAME, str(self._file),
             "--quiet", *source,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -103,9 +109,9 @@ class Exporting:
 
 
 @contextmanager
-def busy() -> Iterator[None]:
+def busy(before: Sequence[str]) -> Iterator[None]:
     """Compute in a process of its own until the exit, with the niceness of an export."""
-    process = subprocess.Popen(["nice", sys.executable, "-c", BUSY])
+    process = subprocess.Popen([*before, sys.executable, "-c", BUSY])
     try:
         time.sleep(START_S)
         yield
@@ -135,9 +141,22 @@ def resident_mib(pid: int) -> float | None:
     return int(found[0].split()[1]) / 1024 if found else None
 
 
+def on_cores(apart: bool) -> list[str]:
+    """Return the command before an export; with `apart` leave it a core that nothing else has.
+
+    `nice` and `taskset` become the process that they start.
+    """
+    if not apart:
+        return ["nice"]
+    *others, last = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others)  # the server, which is started later, has them as well
+    return ["nice", "taskset", "--cpu-list", str(last)]
+
+
 def measure(
-    folder: Path, num: int, turns: int, seconds: float, rate: float, log: Callable[[str], None]
-) -> dict[str, float]:
+    folder: Path, num: int, turns: int, seconds: float, rate: float, prefix: Sequence[str],
+    log: Callable[[str], None],
+) -> dict[str, float]:  # fmt: skip
     """Return the figures."""
     data_dir = folder / "data"
     with served(data_dir) as http:
@@ -148,11 +167,11 @@ def measure(
     results: dict[str, float] = {"decisions": num, "turns": turns}
     with Server(data_dir) as server:
         url, pid = server.address, server.pid
-        ways = {way: Exporting(way, url, data_dir, folder) for way in WAYS}
+        ways = {way: Exporting(way, url, data_dir, folder, prefix) for way in WAYS}
         before = resident_mib(pid) or 0.0
         conditions: dict[str, Callable[[], AbstractContextManager[None]]] = {
             "alone": nullcontext,
-            "busy": busy,
+            "busy": partial(busy, prefix),
             **{way: partial(beside, exporting) for way, exporting in ways.items()},
         }
         seen: dict[str, list[float]] = {name: [] for name in conditions}
@@ -184,11 +203,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one window")
     parser.add_argument("--rate", type=float, default=150.0, help="selects per second")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} decisions")
+    parser.add_argument("--apart", action="store_true", help="exports have a core of their own")
     given = parser.parse_args(argv)
+    before = on_cores(given.apart)
     num = given.decisions or (QUICK if given.quick else DECISIONS)
     with tempfile.TemporaryDirectory(prefix="bandexa-export-") as folder:
         results = measure(
             Path(folder), num, given.turns or (3 if given.quick else 8), given.seconds, given.rate,
-            lambda text: print(text, flush=True),
+            before, lambda text: print(text, flush=True),
         )  # fmt: skip
     return report("export", results, given.json, targets=TARGETS)
