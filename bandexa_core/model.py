@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bandexa_core.allocation import retain_freed_memory
 from bandexa_core.arms import Asked, Division, Trial
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
@@ -142,6 +143,7 @@ class ServingModel:
     def __init__(
         self, spec: BanditSpec, uid: BanditUid, registry: EncoderRegistry, catalogue: Catalogue
     ) -> None:
+        retain_freed_memory()
         self.spec = spec
         self.generation = LogPosition(0)  # see `configurations`
         self.passes_until = LogPosition(0)
