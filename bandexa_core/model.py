@@ -160,6 +160,7 @@ class ServingModel:
         self.void_from: LogPosition | None = None
         self.held = Held()
         self.learns_held = False
+        self._due: tuple[tuple[LogPosition, SnapshotVersion, bool, Progress], bool] | None = None
         self._limits: tuple[dict[str, LimitSpec] | None, Limits] = (None, Limits({}))
         self._dated: tuple[Candidates, frozenset[ActionId], Candidates] | None = None
         self._trials: dict[str, ServingModel] = {}
@@ -821,7 +822,16 @@ class ServingModel:
         return self._judged[1]
 
     def round_due(self) -> bool:
-        """Whether a training round (or, without an encoder to train, a snapshot) is due."""
+        """Whether a training round (or, without an encoder to train, a snapshot) is due.
+
+        Every reward asks, and rows come in groups: the answer is one for each state.
+        """
+        state = self.position, self.version, self.learns_held, self.progress
+        if self._due is None or self._due[0] != state:
+            self._due = state, self._is_round_due()
+        return self._due[1]
+
+    def _is_round_due(self) -> bool:
         if self.holds:
             return False
         if self.void_from is not None or self.lacks_held:

@@ -85,7 +85,7 @@ class RewardBounds:
 
     def take(self, value: float) -> Bounds:
         """Return the bounds of a value, which follow from those before it; then count it."""
-        bounds = self.current()
+        bounds = self._bounds or self.current()
         self._add(value)
         return bounds
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -103,10 +104,11 @@ class DecisionState(NamedTuple):
     items: tuple[ItemState, ...]
     matured: bool = False
 
-    @classmethod
-    def of(cls, num_chosen: int, *, activated: bool) -> DecisionState:
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(num_chosen: int, *, activated: bool) -> DecisionState:
         """Return the state of a decision before any report."""
-        return cls(0, 0, activated, closed=False, items=(ItemState(),) * num_chosen)
+        return DecisionState(0, 0, activated, closed=False, items=(ItemState(),) * num_chosen)
 
     def waits(self, rules: RewardSpec) -> bool:
         """Whether its rewards are learned later: at an age of the decision, or at the close."""

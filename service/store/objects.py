@@ -43,6 +43,20 @@ def context_row(spec: ContextSpec, context: NDArray[Any]) -> NDArray[Any]:
     return context if spec.shape is not None else _row(context, spec.max_bytes)
 
 
+def learned_context(spec: ContextSpec, data: bytes) -> NDArray[Any]:
+    """Return a stored context as it is learned from; see `recorded_context` and `context_row`."""
+    if spec.shape is None:
+        return context_row(spec, recorded_context(spec, data))
+    return np.frombuffer(data, spec.dtype).reshape(spec.shape)
+
+
+def learned_action(spec: ActionsSpec, data: bytes | str) -> NDArray[Any]:
+    """Return stored features as they are learned from; see `recorded_action` and `action_row`."""
+    if spec.features is None and not isinstance(data, str):
+        return np.frombuffer(data, np.float32)
+    return action_row(spec, recorded_action(data))
+
+
 def packed_action(features: NDArray[Any]) -> bytes | str:
     """Return recorded features of an action for msgpack: JSON as text, numbers as bytes."""
     data = features.tobytes()

@@ -45,7 +45,7 @@ from service.store.sqlite.aggregates import (
 )
 
 log = logging.getLogger(__name__)
-CHUNK = 250
+CHUNK = 1000
 BANDITS = 250  # of one chunk
 SHORT_PAUSE_S = 0.02  # between chunks while there is more
 PAUSE_S = 1.0

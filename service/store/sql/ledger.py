@@ -24,7 +24,7 @@ from service.store.delays import SOON, DelaysOfBandits
 from service.store.errors import Erased, StoreDamaged, UnknownDecision
 from service.store.hashing import pack_metrics
 from service.store.identity import DecisionIds, bandit_of, made_at, pack_own_id
-from service.store.objects import action_row, context_row, recorded_action, recorded_context
+from service.store.objects import learned_action, learned_context
 from service.store.protocol import FoundDecision, Logged, Reportable, Step
 from service.store.records import BanditRecord
 from service.store.sql.codec import (
@@ -256,10 +256,15 @@ class Ledger:
         matured: list[tuple[float, int]] = []
         totals: list[tuple[int, str, int, float]] = []
         answers: list[tuple[Logged, ...] | BandexaError | None] = []
+        of: dict[int, Configurations | None] = {}
         for step in steps:
             decision = step.decision
-            found = stored.get(decision.key)
-            if found is None or self._bandit(decision.bandit.key) is None:
+            found, bandit = stored.get(decision.key), decision.bandit
+            if bandit.key not in of:
+                lives = self._bandit(bandit.key) is not None
+                of[bandit.key] = self._configurations(bandit) if lives else None
+            known = of[bandit.key]
+            if found is None or known is None:
                 answers.append(UnknownDecision(decision.id))
                 continue
             if not found.context:
@@ -273,21 +278,23 @@ class Ledger:
             if not _is_in(decision.state, found, len(chosen)):
                 answers.append(None)
                 continue
-            rows, items = self._learn(step, found, chosen)
+            rows, items = self._learn(step, found, chosen, known)
             if step.change.amended:
                 self._insert("rewards", rewards)  # those so far are concerned
                 rewards.clear()
                 rows = (*rows, *self._amend(step, found.items, rows))
             if step.change.reward is not None:
                 rewards.append(_reward_row(step))
-                if not step.imported:
-                    self._note_delay(step, found)
+                learns_delays = known.rules(found.position).maturity == "auto"
+                if learns_delays and not step.imported and step.change.reward in SOON:
+                    now = self._clock()
+                    self._delays.add(bandit.key, now - made_at(decision.key, found.time), now)
             if step.closes is not None:
                 closed.append((step.closes, decision.key))
             if step.matures is not None:
                 matured.append((step.matures, decision.key))
             for each in step.metric_totals():
-                totals.append((decision.bandit.key, *each))
+                totals.append((bandit.key, *each))
             stored[decision.key] = _after(step, found, items)
             changed[decision.key] = step.change.state
             answers.append(rows)
@@ -300,15 +307,6 @@ class Ledger:
         if matured:
             self._db.executemany("DELETE FROM maturing WHERE matures = ? AND key = ?", matured)
         return answers
-
-    def _note_delay(self, step: Step, found: _Stored) -> None:
-        """Count how late a reward came, where the age of mature decisions is learned from that."""
-        if step.change.reward not in SOON:
-            return
-        bandit, key = step.decision.bandit, step.decision.key
-        if self._configurations(bandit).rules(found.position).maturity == "auto":
-            now = self._clock()
-            self._delays.add(bandit.key, now - made_at(key, found.time), now)
 
     def close_imported(self, key: DecisionKey, num_chosen: int, time: float) -> None:
         """Store the first state of an imported decision: see `DecisionState.imported`."""
@@ -334,7 +332,7 @@ class Ledger:
         return found
 
     def _learn(
-        self, step: Step, found: _Stored, chosen: Sequence[ChosenItem]
+        self, step: Step, found: _Stored, chosen: Sequence[ChosenItem], known: Configurations
     ) -> tuple[tuple[Logged, ...], tuple[StoredItem, ...]]:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
@@ -346,7 +344,7 @@ class Ledger:
         if not step.change.learned:
             return (), tuple(items)
         key, spec = decision.bandit.key, decision.bandit.spec
-        context = context_row(spec.context, recorded_context(spec.context, found.context))
+        context = learned_context(spec.context, found.context)
         rows, now = [], self._clock()
         for index, value_before, after, metrics, metrics_before in step.change.learned:
             position = self._log.next(key)
@@ -355,10 +353,9 @@ class Ledger:
                 origin = position
                 low, high = UNBOUNDED  # of metrics, whose values come in parts
                 if metrics is None:
-                    bounding = self._configurations(decision.bandit).bounding(found.position)
-                    low, high = self._bounds.take(key, bounding, after)
+                    low, high = self._bounds.take(key, known.bounding(found.position), after)
             item = items[index] = StoredItem(state, origin, position, low, high)
-            action = action_row(spec.actions, recorded_action(chosen[index].features))
+            action = learned_action(spec.actions, chosen[index].features)
             row = LearnRow(
                 position, now, decision.id, item.origin, value_before, after, context, action,
                 chosen[index].slot, item.low, item.high, metrics, metrics_before,

@@ -88,8 +88,9 @@ class LogWriter:
     def next(self, bandit: int) -> LogPosition:
         """Return the position of the next row."""
         waiting = self._open.get(bandit)
-        num = 0 if waiting is None else len(waiting.rows)
-        return LogPosition(self._head(bandit).position + num + 1)
+        if waiting is not None:
+            return LogPosition(waiting.rows[-1].position + 1)
+        return LogPosition(self._head(bandit).position + 1)
 
     def _head(self, bandit: int) -> LogHead:
         head = self._heads.get(bandit)

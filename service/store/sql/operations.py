@@ -155,12 +155,14 @@ class Operations(ABC):
         windows: list[tuple[int, float]] = []
         maturing: list[tuple[int, float]] = []
         now = self._clock()
+        known = {
+            key: self._configurations(self._bandits[key]) for key in {d.bandit for d in records}
+        }
         for d in records:
-            bandit = self._bandits[d.bandit]
-            rules = self._configurations(bandit).rules(d.position)
+            rules = known[d.bandit].rules(d.position)
             if rules.reward_window_s is not None and d.imported is None:
                 windows.append((d.key, now + rules.reward_window_s))
-                if (age := self._delays.age(bandit.key, rules)) is not None:
+                if (age := self._delays.age(d.bandit, rules)) is not None:
                     maturing.append((d.key, now + age))
         return windows, maturing
 
