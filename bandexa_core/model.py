@@ -160,8 +160,8 @@ class ServingModel:
         self.void_from: LogPosition | None = None
         self.held = Held()
         self.learns_held = False
-        self._due: tuple[tuple[LogPosition, SnapshotVersion, bool, Progress], bool] | None = None
         self._limits: tuple[dict[str, LimitSpec] | None, Limits] = (None, Limits({}))
+        self._asks: tuple[BanditSpec, int, Policy, Policy, Exploration] | None = None
         self._dated: tuple[Candidates, frozenset[ActionId], Candidates] | None = None
         self._trials: dict[str, ServingModel] = {}
         self._watch = InputWatch(self._scaling(), Extremes())
@@ -431,14 +431,19 @@ class ServingModel:
 
     def _selecting(self) -> tuple[Policy, Exploration]:
         """Return the policy that decides at this number of rows, and how it explores."""
-        spec, learned = self.spec, self.progress.num_learned
+        spec, learned, policy = self.spec, self.progress.num_learned, self.policy
+        known = self._asks
+        if known is not None and known[0] is spec and known[1] == learned and known[2] is policy:
+            return known[3], known[4]
         selection, method = spec.selection, spec.selection.method
         is_uniform = method == "uniform" and spec.policy != "greedy"
         is_random = learned < selection.warmup_random or is_uniform
         gamma = selection.gamma_at(learned) / spec.reward_width
         epsilon, scale = spec.epsilon_at(learned), spec.posterior_scale
         exploration = Exploration(selection.panel, epsilon, scale, method, gamma, selection.version)
-        return Uniform() if is_random else self.policy, exploration
+        deciding = Uniform() if is_random else policy
+        self._asks = spec, learned, policy, deciding, exploration
+        return deciding, exploration
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -822,16 +827,7 @@ class ServingModel:
         return self._judged[1]
 
     def round_due(self) -> bool:
-        """Whether a training round (or, without an encoder to train, a snapshot) is due.
-
-        Every reward asks, and rows come in groups: the answer is one for each state.
-        """
-        state = self.position, self.version, self.learns_held, self.progress
-        if self._due is None or self._due[0] != state:
-            self._due = state, self._is_round_due()
-        return self._due[1]
-
-    def _is_round_due(self) -> bool:
+        """Whether a training round (or, without an encoder to train, a snapshot) is due."""
         if self.holds:
             return False
         if self.void_from is not None or self.lacks_held:

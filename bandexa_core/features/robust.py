@@ -8,7 +8,7 @@ Legend: N rows, F features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ CONSTANT_BOUND = 1.0  # beyond it they grow with the logarithm where no spread i
 LIVE_BOUND = 3.0  # and are clipped here
 FAR = 3.0  # bounds: what lies further away than that is no value of this feature, but an error
 NEVER = 1e300
+MODERATE = 1e100  # it and a float32, over the inverse of its square, are below the largest float64
 FEW = 0.2  # of the rows; where more lie far away, they are values
 RECENT = 2.0  # the newest rows set the scale where they spread by so much more
 
@@ -42,6 +43,7 @@ class Scale:
         bound: The largest size of a standardised value.
         far: The size of a standardised value that is no longer believed.
         clipped: The share of the rows behind the scale that was beyond `bound`.
+        is_moderate: Whether no float32 becomes infinite when it is standardised.
     """
 
     mean: Array64
@@ -49,6 +51,11 @@ class Scale:
     bound: Array64
     far: Array64
     clipped: Array64
+    is_moderate: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        moderate = (np.abs(self.mean) < MODERATE) & (self.std > MODERATE**-2)
+        object.__setattr__(self, "is_moderate", bool(moderate.all()))
 
     @classmethod
     def identity(cls, size: int, bound: float = NEVER) -> Scale:

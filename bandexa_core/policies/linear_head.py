@@ -128,7 +128,7 @@ class LinearHead(EncodedInputs):
             if plain is not None:
                 return plain[0]
         context = self.ready(context)
-        exploration, spread = self._exploring(exploration), self.calibration.spread
+        exploration, spread = self._exploring(exploration)
         explores = rng.random() < exploration.epsilon
         groups, offered = self._grouped(candidates)
         draw = self._draw(context, offered, rng, exploration)
@@ -196,7 +196,7 @@ class LinearHead(EncodedInputs):
         drawing = self._drawing(offered, exploration)
         if drawing is None:
             return None
-        exploration, spread = self._calibrated(exploration), self.calibration.spread
+        exploration, spread = self._calibrated(exploration)
         choices: list[Choice] = []
         num = ROWS_AT_ONCE if self.joint else SCORES_AT_ONCE // exploration.panel
         step = max(1, num // len(offered))
@@ -220,7 +220,7 @@ class LinearHead(EncodedInputs):
     ) -> Ballot:
         """See `Policy.ballot`."""
         context = self.ready(context)
-        exploration = self._exploring(exploration)
+        exploration, _ = self._exploring(exploration)
         rng.random()  # `select` decides with this number whether it explores
         groups, offered = self._grouped(candidates)
         draw = self._draw(context, offered, rng, exploration)
@@ -229,20 +229,23 @@ class LinearHead(EncodedInputs):
         sampled_K = ranking.of_candidates(slice(None)) + draw.offset
         return Ballot(sampled_K, law.shares(), exploration.epsilon)
 
-    def _exploring(self, exploration: Exploration) -> Exploration:
-        """Return how this policy explores: calibrated draws, or the means without a panel."""
+    def _exploring(self, exploration: Exploration) -> tuple[Exploration, float]:
+        """Return how this policy explores: calibrated draws, or the means without a panel.
+
+        Beside it is what standard deviations are multiplied by.
+        """
         if self.greedy:
-            return GREEDY
+            return GREEDY, self.calibration.spread
         if exploration.method == "thompson":
             return self._calibrated(exploration)
-        return replace(exploration, panel=1)
+        return replace(exploration, panel=1), self.calibration.spread
 
-    def _calibrated(self, exploration: Exploration) -> Exploration:
-        """Return how draws explore when their deviations are those on later rows."""
-        factor = self.calibration.factor
-        if factor == 1.0:
-            return exploration
-        return replace(exploration, scale=exploration.scale * math.sqrt(factor))
+    def _calibrated(self, exploration: Exploration) -> tuple[Exploration, float]:
+        """Return how draws explore when their deviations are those on later rows; and by what."""
+        spread = self.calibration.spread
+        if spread == 1.0:
+            return exploration, spread
+        return replace(exploration, scale=exploration.scale * spread), spread
 
     def _grouped(self, candidates: Candidates) -> tuple[Groups | None, Candidates]:
         """Return the groups of equal candidates, if any, and the candidates to be drawn."""

@@ -416,15 +416,19 @@ class DisjointPosterior:
         if not asked.are_distinct:
             raise ValueError("slots must be distinct")
         mean_BK, spread_BK = self._moments(np.ascontiguousarray(z_BD), asked)
+        noise: OfEach | Shared
+        expected: FloatArray | float
         if self.config.noise == "fixed":
-            noise: OfEach | Shared = self._noise_var
+            noise = expected = self._noise_var
         elif self.config.pooled:
-            noise = self._pooled_noise()
+            shape, rate = noise = self._pooled_noise()
+            expected = expected_noise_of_one(shape, rate)
         else:
             noise = self._noise_of_each(asked.slots_K)
+            expected = expected_noise(*noise)
         scores_BMK = draw_scores(rngs, num, noise, spread_BK, scale, mirrors=mirrored)
         scores_BMK += mean_BK[:, None]
-        return SampledScores(scores_BMK, mean_BK, spread_BK, self._expected_noise(slots))
+        return SampledScores(scores_BMK, mean_BK, spread_BK, expected)
 
     def sample_sparse(
         self,

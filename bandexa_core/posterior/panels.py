@@ -77,11 +77,13 @@ def noise_numbers(
     """Return eps, (B, H, W), and scale sqrt(s2), (B, M, 1); H is M/2, or an odd M."""
     half = num if num % 2 else num // 2
     eps_BHW = np.empty((len(rngs), half, width))
-    gammas_BM1 = np.ones((len(rngs), num, 1))
+    gammas_BM1 = np.empty((len(rngs), num, 1))
     shape, rate = noise if isinstance(noise, tuple) else (None, noise)
     for rng, eps_HW, gammas_M1 in zip(rngs, eps_BHW, gammas_BM1, strict=True):
         if shape is not None:
             rng.standard_gamma(shape, out=gammas_M1)
+        else:
+            gammas_M1.fill(1.0)
         rng.standard_normal(out=eps_HW)
     deviations_BM1 = gammas_BM1 if shape is None or shape >= 1.0 else floored(gammas_BM1)
     np.divide(rate, deviations_BM1, out=deviations_BM1)
@@ -92,13 +94,16 @@ def noise_numbers(
 
 
 def mirrored(eps_BHK: FloatArray, deviations_BM1: FloatArray) -> FloatArray:
-    """Return the members' deviations, (B, M, K): mirrored ones have the negative of eps."""
-    num, half = deviations_BM1.shape[1], eps_BHK.shape[1]
-    scores_BMK = np.empty((len(eps_BHK), num, eps_BHK.shape[2]))
-    np.multiply(eps_BHK, deviations_BM1[:, :half], out=scores_BMK[:, :half])
-    if half < num:
-        np.multiply(eps_BHK, -deviations_BM1[:, half:], out=scores_BMK[:, half:])
-    return scores_BMK
+    """Return the members' deviations, (B, M, K): mirrored ones have the negative of eps.
+
+    `deviations_BM1` of the mirrored ones get the other sign.
+    """
+    (num, half, width), members = eps_BHK.shape, deviations_BM1.shape[1]
+    if half == members:
+        return eps_BHK * deviations_BM1
+    np.negative(deviations_BM1[:, half:], out=deviations_BM1[:, half:])
+    both_B2H1 = deviations_BM1.reshape(num, 2, half, 1)
+    return (eps_BHK[:, None] * both_B2H1).reshape(num, members, width)
 
 
 def draw_panels(
