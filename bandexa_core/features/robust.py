@@ -25,6 +25,7 @@ CONSTANT_BOUND = 1.0  # beyond it they grow with the logarithm where no spread i
 LIVE_BOUND = 3.0  # and are clipped here
 FAR = 3.0  # bounds: what lies further away than that is no value of this feature, but an error
 NEVER = 1e300
+PARTS = ("mean", "std", "bound", "far", "clipped")
 MODERATE = 1e100  # it and a float32, over the inverse of its square, are below the largest float64
 FEW = 0.2  # of the rows; where more lie far away, they are values
 RECENT = 2.0  # the newest rows set the scale where they spread by so much more
@@ -86,9 +87,7 @@ class Scale:
 
     def where(self, mask: NDArray[np.bool_], other: Scale) -> Scale:
         """Return this scale with the features of `mask` taken from `other`."""
-        return Scale(
-            *(np.where(mask, getattr(other, name), getattr(self, name)) for name in Scale.__slots__)
-        )
+        return Scale(*(np.where(mask, getattr(other, n), getattr(self, n)) for n in PARTS))
 
     def outdated_by(self, other: Scale) -> NDArray[np.bool_]:
         """Return where `other`, the scale of newer rows, differs by more than chance, (F,).

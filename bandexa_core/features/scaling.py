@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bandexa_core.features.robust import CONSTANT_BOUND, LIVE_BOUND, Scale
+from bandexa_core.features.robust import CONSTANT_BOUND, LIVE_BOUND, PARTS, Scale
 
 Array64 = NDArray[np.float64]
 # The bound of releases before 0.4: products of inputs stay below the limit of a posterior.
 OLD_BOUND = 1e20
 _OLD = ("num_rows", "x_mean", "x_std", "a_mean", "a_std")
-_PARTS = ("mean", "std", "bound", "far", "clipped")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +103,7 @@ class InputScaling:
         return {"num_rows": np.array(self.num_rows)} | {
             f"{side}_{part}": getattr(scale, part)
             for side, scale in (("x", self.x), ("a", self.a))
-            for part in _PARTS
+            for part in PARTS
         }
 
     def loaded(self, tensors: dict[str, NDArray[Any]]) -> InputScaling:
@@ -128,7 +127,7 @@ class InputScaling:
         least = {"num_rows": 0.0} | {
             f"{side}_{part}": 0.0 if part == "clipped" else tiny
             for side in "xa"
-            for part in _PARTS[1:]
+            for part in PARTS[1:]
         }
         for name, ours in expected.items():
             theirs = tensors[name]
@@ -136,7 +135,7 @@ class InputScaling:
                 raise ValueError(f"scaling: tensor {name} has another shape or dtype")
             if not np.isfinite(theirs).all() or (theirs < least.get(name, -np.inf)).any():
                 raise ValueError(f"scaling: tensor {name} holds an unusable number")
-        x, a = (Scale(*(tensors[f"{side}_{part}"] for part in _PARTS)) for side in "xa")
+        x, a = (Scale(*(tensors[f"{side}_{part}"] for part in PARTS)) for side in "xa")
         return InputScaling(int(tensors["num_rows"]), x, a, self.scales_contexts)
 
 
