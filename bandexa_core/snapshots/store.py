@@ -20,6 +20,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,7 +45,7 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.manifest import Manifest, parse_manifest
 from bandexa_core.snapshots.tensors import Tensors, check_size, decode_file, encode_file
 
-_MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 _VERSION_NAME = re.compile(r"v(\d{8,})")
 _LEFTOVER_NAME = re.compile(r"v\d{8,}\.(tmp|trash)-[0-9a-f]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -106,7 +107,7 @@ class SnapshotStore:
         """
         draft = replace(draft, created_at=float(self._clock()), libraries=_libraries())
         target = self._path(draft.version)
-        if target.exists():
+        if self._is_taken(draft.version):
             raise SnapshotRefused(f"{target} exists")
         temporary = target.with_name(f"{target.name}.tmp-{secrets.token_hex(4)}")
         try:
@@ -129,13 +130,39 @@ class SnapshotStore:
             SnapshotCorrupt: The manifest is missing or damaged.
             SnapshotError: The disk failed.
         """
-        placed = replace(self.manifest(version), position=position, log_hash=log_hash.hex())
+        placed = self._placed(version, position, log_hash)
         directory = self._path(version)
-        new = directory / f"{_MANIFEST_FILE}.new"
+        new = directory / f"{MANIFEST_FILE}.new"
         with self._disk("write", directory):
             write_synced(self._fs, new, placed.to_bytes())
-            self._fs.rename(new, directory / _MANIFEST_FILE)
+            self._fs.rename(new, directory / MANIFEST_FILE)
             self._fs.sync_dir(directory)
+
+    def _placed(self, version: SnapshotVersion, position: LogPosition, log_hash: bytes) -> Manifest:
+        return replace(self.manifest(version), position=position, log_hash=log_hash.hex())
+
+    def _is_taken(self, version: SnapshotVersion) -> bool:
+        return self._path(version).exists()
+
+    def fetch(self, version: int) -> Path:
+        """Return the directory with all files of a version: it is where it was written.
+
+        Raises:
+            SnapshotError: It is not there.
+        """
+        return self._path(version)
+
+    def adopt(self) -> list[SnapshotVersion]:
+        """Publish what was in the directory before the snapshots were shared: here nothing."""
+        return []
+
+    def collect(self) -> list[str]:
+        """Delete what publishers left that died elsewhere: here `clean` does, at the start."""
+        return []
+
+    def remove_all(self) -> None:
+        """Remove all snapshots of a bandit that was deleted, or never stored."""
+        shutil.rmtree(self._root, ignore_errors=True)
 
     def remove(self, version: SnapshotVersion) -> None:
         """Delete a version: of an import that was not committed.
@@ -167,7 +194,7 @@ class SnapshotStore:
         Raises:
             SnapshotCorrupt: The manifest is missing or damaged.
         """
-        path = self._path(version) / _MANIFEST_FILE
+        path = self._path(version) / MANIFEST_FILE
         try:
             manifest = parse_manifest(path.read_bytes())
         except OSError as error:
@@ -269,9 +296,14 @@ class SnapshotStore:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
         removed = self._unneeded(keep, pinned, keep_s, most_bytes)
+        self._drop(removed)
+        return removed
+
+    def _drop(self, versions: Collection[SnapshotVersion]) -> None:
+        """Delete versions, each in one step; those that are gone already are passed over."""
         with self._disk("prune", self._root):
             trash = []
-            for version in removed:
+            for version in versions:
                 path = self._path(version)
                 renamed = path.with_name(f"{path.name}.trash-{secrets.token_hex(4)}")
                 with suppress(FileNotFoundError):  # another process prunes it
@@ -282,7 +314,6 @@ class SnapshotStore:
                 self._fs.sync_dir(self._root)
             for path in trash:
                 remove_tree(self._fs, path)
-        return removed
 
     def _unneeded(
         self, keep: int, pinned: Collection[int], keep_s: float, most_bytes: int
@@ -344,7 +375,7 @@ class SnapshotStore:
                 data, entries[name] = encode_file(tensors)
                 write_synced(self._fs, directory / f"{name}.safetensors", data)
             data = replace(draft, files=entries).to_bytes()
-            write_synced(self._fs, directory / _MANIFEST_FILE, data)
+            write_synced(self._fs, directory / MANIFEST_FILE, data)
             self._fs.sync_dir(directory)
         return parse_manifest(data)
 

@@ -70,11 +70,11 @@ def _when(seconds: float) -> str:
 
 def _on_disk(data_dir: Path) -> list[list[Any]]:
     from bandexa_core.errors import SnapshotError
-    from bandexa_core.snapshots.store import SnapshotStore
     from service.settings import SettingsError, load_settings
     from service.store.errors import StoreError
     from service.store.opening import open_reader
     from service.store.placing import existing_store
+    from service.store.snapshots import snapshots_of
 
     try:
         database = existing_store(data_dir, load_settings(None, data_dir=data_dir).store)
@@ -83,7 +83,7 @@ def _on_disk(data_dir: Path) -> list[list[Any]]:
     rows: list[list[Any]] = []
     with open_reader(database) as reader:
         for record in reader.bandits():
-            store = SnapshotStore(data_dir / "snapshots" / record.uid)
+            store = snapshots_of(data_dir / "snapshots", database, record.uid)
             for version in store.versions():
                 try:
                     found = store.load(version).manifest

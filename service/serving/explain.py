@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from bandexa_core.arms import Asked, drawn_by
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
 from bandexa_core.features.byte_rows import stacked
-from bandexa_core.ids import DecisionId
+from bandexa_core.ids import BanditUid, DecisionId
 from bandexa_core.log.rows import ErasedRow, Group
 from bandexa_core.model import MODEL_FILE, ServingModel
 from bandexa_core.policies import Candidates
@@ -89,7 +88,7 @@ class Explainer:
     Args:
         reader: Opens a reader of the store.
         history: Opens a reader of decisions.
-        snapshots: The directory with a directory of snapshots per bandit.
+        snapshots: Returns the snapshots of a bandit.
         registry: Encoders by name.
     """
 
@@ -97,7 +96,7 @@ class Explainer:
         self,
         reader: Callable[[], LogReader],
         history: Callable[[], DecisionHistory],
-        snapshots: Path,
+        snapshots: Callable[[BanditUid], SnapshotStore],
         registry: EncoderRegistry,
     ) -> None:
         self._new_reader = reader
@@ -148,7 +147,7 @@ class Explainer:
     ) -> Explained:
         if record.imported is not None:
             raise NotExplainable("it was imported: another model made this decision")
-        snapshots = SnapshotStore(self._snapshots / bandit.uid)
+        snapshots = self._snapshots(bandit.uid)
         if record.snapshot not in snapshots.versions():
             if any(each.first <= record.position for each in reader.blanked(bandit.key)):
                 raise NotExplainable(

@@ -29,6 +29,7 @@ from service.serving.engine import Engine
 from service.serving.erase import Eraser
 from service.serving.explain import Explainer
 from service.serving.failed_bandits import Recovery, SetAside
+from service.serving.files import snapshots_at
 from service.serving.keeping import Keeping
 from service.serving.live import Bandits
 from service.serving.progress import StartProgress
@@ -49,6 +50,7 @@ from service.store.placing import note_store, require_unmixed, store_of
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
+from service.store.snapshots import settled_place
 from service.store.socket.client import SocketStore
 from service.store.socket.hub import Hub
 
@@ -102,6 +104,7 @@ async def running(
         if isinstance(address, PostgresUrl):
             log_of = await loop.run_in_executor(loader, log_uid, address)
             note_store(settings.data_dir, address, log_of)
+            await loop.run_in_executor(loader, settled_place, address, settings.snapshot_store)
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
         hub: Hub | None = None
@@ -155,7 +158,9 @@ async def running(
         )  # fmt: skip
         keeping.begin(live, rewards)
         stack.callback(keeping.close)
-        explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
+        explainer = Explainer(
+            store.reader, store.history, partial(snapshots_at, settings), registry
+        )
         stack.enter_context(closing(explainer))
         await stack.enter_async_context(rewards.closing_windows())
         relearner = Relearner(store, rounds, live.at, live.all)
@@ -284,7 +289,9 @@ async def replicating(
             metrics, live.find, live.with_first_rules, store, commit, recent,
             settings.max_rewards_per_decision, batcher, lambda bandit: None, live.metrics_of,
         )  # fmt: skip
-        explainer = Explainer(store.reader, store.history, settings.snapshots, registry)
+        explainer = Explainer(
+            store.reader, store.history, partial(snapshots_at, settings), registry
+        )
         stack.enter_context(closing(explainer))
         relearner = Relearner(store, rounds, live.at, live.all)
         eraser = Eraser(store, commit, recent, relearner, rounds, live.at)

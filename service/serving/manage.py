@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import shutil
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -27,6 +26,7 @@ from bandexa_core.spec.changes import completed_spec
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.errors import ConfigurationChanged, UnknownAction
+from service.serving.files import snapshots_at
 from service.serving.planning import Plan, check_buildable, planned
 from service.serving.threads import in_own_thread
 from service.serving.versions import check_version
@@ -156,7 +156,7 @@ async def _check_buildable(engine: Engine, spec: BanditSpec) -> None:
 async def _create(engine: Engine, name: str, spec: BanditSpec) -> Bandit:
     spec = await _checked_new(engine, name, spec)
     uid = engine.reader.next_uid(name)
-    snapshots = SnapshotStore(engine.settings.snapshots / uid)
+    snapshots = await in_own_thread(snapshots_at, engine.settings, uid)
     model = await in_own_thread(_publish_first, engine, snapshots, spec, uid)
     record: BanditRecord = await engine.commit(engine.store.create_bandit, uid, name, spec)
     return engine.serve(record, snapshots, model)
@@ -166,7 +166,7 @@ def _publish_first(
     engine: Engine, snapshots: SnapshotStore, spec: BanditSpec, uid: BanditUid
 ) -> ServingModel:
     """Publish snapshot 0 of a new bandit, before the bandit itself is stored."""
-    shutil.rmtree(engine.settings.snapshots / uid, ignore_errors=True)  # of one never stored
+    snapshots.remove_all()  # of one never stored
     model = ServingModel(spec, uid, engine.registry, Catalogue.empty(spec.row_layout))
     manifest = publish_model(
         snapshots, model, position=LogPosition(0), log_hash=b"", epoch=engine.store.epoch,

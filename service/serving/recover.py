@@ -10,6 +10,7 @@ or replaced by an older one; serving on would answer as if nothing had ever been
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.applier import Failure
 from service.serving.failed_bandits import build_model, failure_of
-from service.serving.files import remove_files
+from service.serving.files import remove_files, snapshots_at
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings
 from service.store.address import StoreAddress
@@ -29,6 +30,7 @@ from service.store.loading import place_imports
 from service.store.placing import store_of
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
+from service.store.snapshots import are_shared
 
 log = logging.getLogger(__name__)
 FEW_ROWS = 1000  # applying them takes little longer than learning how many of them are due
@@ -46,13 +48,18 @@ def recover(
     records = reader.bandits()
     known = {*(record.uid for record in records), *reader.deleted()}
     address = store_of(settings.data_dir, settings.store)
-    refuse_lost_database(address, settings.snapshots, known)
+    shared = are_shared(address)
+    if not shared:  # else the directory is a cache, and another server may have deleted bandits
+        refuse_lost_database(address, settings.snapshots, known)
     for uid in reader.deleted():  # no trainer was there to remove their files
         remove_files(settings, uid)
     for path in settings.snapshots.iterdir():
         if path.is_dir() and path.name not in known:  # of a bandit that was never stored
-            remove_files(settings, BanditUid(path.name))
-    stores = [SnapshotStore(settings.snapshots / record.uid) for record in records]
+            if shared:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                remove_files(settings, BanditUid(path.name))
+    stores = [snapshots_at(settings, record.uid) for record in records]
     tails = [_tail(reader, *pair, progress) for pair in zip(records, stores, strict=True)]
     progress.expect(sum(tails))
     done = 0
@@ -61,7 +68,9 @@ def recover(
         done += tail
         try:
             progress.heed()
+            snapshots.adopt()
             snapshots.clean()
+            snapshots.collect()
             place_imports(reader, record, snapshots)
             model = build_model(reader, registry, record, snapshots, progress.applied)
         except StartGivenUp:

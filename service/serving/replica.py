@@ -20,6 +20,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.serving.bandit import Bandit
 from service.serving.failed_bandits import Recovery, SetAside, build_model, failure_of
+from service.serving.files import snapshots_at
 from service.serving.live import Bandits
 from service.serving.rounds import Rounds
 from service.serving.threads import in_own_thread
@@ -243,7 +244,7 @@ class Replica:
 
     async def _load_now(self, record: BanditRecord) -> None:
         loop = asyncio.get_running_loop()
-        snapshots = SnapshotStore(self._settings.snapshots / record.uid)
+        snapshots = snapshots_at(self._settings, record.uid)
         try:
             await in_own_thread(self._registry.fetch, record.spec)
             model = await loop.run_in_executor(

@@ -33,6 +33,15 @@ class Settings(BaseModel):
         " replays stay in data_dir. It needs the extra `postgres`; a password is best given as"
         " PGPASSWORD or in ~/.pgpass. See [postgres](postgres.md).",
     )
+    snapshot_store: str | None = Field(
+        None,
+        pattern=r"^(directory|postgresql|file:///\S+|(s3|gs|az)://\S+)$",
+        description="With `store`: where the models (snapshots) are that several servers and"
+        " trainers share: postgresql (in the database), s3://BUCKET/PREFIX (or gs://, az://; needs"
+        " the extra `blobs`), or file:///DIRECTORY, which all machines have mounted; directory: in"
+        " data_dir alone. When not given, what the database says. See"
+        " [scaling](scaling.md#snapshots-and-trainers).",
+    )
     replay_dir: Path | None = Field(
         None, description="Directory of the disk replays; inside data_dir when not given."
     )
@@ -266,6 +275,12 @@ class Settings(BaseModel):
         folder = self.backup.folder
         if folder is not None and folder.resolve().is_relative_to(self.data_dir.resolve()):
             raise ValueError("backup.folder: must not be inside of data_dir")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_by_a_database(self) -> Self:
+        if self.store is None and self.snapshot_store not in (None, "directory"):
+            raise ValueError("snapshot_store: needs `store`, whose database has the register")
         return self
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from typing import Any
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError
 from bandexa_core.filesystem import FileSystem, LocalFileSystem, make_dirs, write_synced
-from bandexa_core.ids import SnapshotVersion
+from bandexa_core.ids import BanditUid, SnapshotVersion
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.address import StoreAddress
 from service.store.errors import StoreError
@@ -29,6 +29,7 @@ from service.store.opening import as_current, copy_store, open_reader, require_o
 from service.store.placing import existing_store
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
+from service.store.snapshots import are_shared, snapshots_of
 
 DATABASE, SNAPSHOTS, MARKER = "bandexa.db", "snapshots", "backup.json"
 ATTEMPTS = 5
@@ -69,8 +70,9 @@ def backup(
     try:
         make_dirs(fs, dest.resolve())
         for attempt in range(1, ATTEMPTS + 1):
-            for root in sorted((source / SNAPSHOTS).glob("*")):
-                _copy_snapshots(fs, root, dest / SNAPSHOTS / root.name, say)
+            for uid in _uids(source, database):
+                origin = snapshots_of(source / SNAPSHOTS, database, uid)
+                _copy_snapshots(fs, origin, dest / SNAPSHOTS / uid, say)
             partial = dest / f"{DATABASE}.partial"
             _copy_store(database, partial, say)
             with as_current(partial, dest) as checked, open_reader(checked) as reader:
@@ -89,35 +91,44 @@ def backup(
 # -- snapshots --------------------------------------------------------------------------------
 
 
-def _copy_snapshots(fs: FileSystem, source: Path, root: Path, say: Callable[[str], None]) -> None:
+def _uids(source: Path, database: StoreAddress) -> list[BanditUid]:
+    """Return the bandits that have snapshots."""
+    if are_shared(database):
+        with open_reader(database) as reader:
+            return [record.uid for record in reader.bandits()]
+    return [BanditUid(root.name) for root in sorted((source / SNAPSHOTS).glob("*"))]
+
+
+def _copy_snapshots(
+    fs: FileSystem, origin: SnapshotStore, root: Path, say: Callable[[str], None]
+) -> None:
     """Copy a bandit's undamaged snapshots that are not copied yet.
 
     One that is deleted meanwhile is skipped.
     """
-    origin = SnapshotStore(source)
     make_dirs(fs, root.resolve())
     copied = set(SnapshotStore(root).versions())
     for version in origin.versions():
         if version not in copied:
             try:
-                _copy_snapshot(fs, origin, source, root, version)
+                _copy_snapshot(fs, origin, root, version)
             except (SnapshotCorrupt, FileNotFoundError) as error:
                 if version in origin.versions():
-                    say(f"snapshot {version} of {source.name} is left out: {error}")
+                    say(f"snapshot {version} of {root.name} is left out: {error}")
     fs.sync_dir(root)
 
 
 def _copy_snapshot(
-    fs: FileSystem, origin: SnapshotStore, source: Path, root: Path, version: SnapshotVersion
+    fs: FileSystem, origin: SnapshotStore, root: Path, version: SnapshotVersion
 ) -> None:
     name = f"v{version:08d}"
-    manifest = origin.manifest(version)
+    manifest, files = origin.manifest(version), origin.fetch(version)
     temporary = root / f"{name}.tmp-0"
     shutil.rmtree(temporary, ignore_errors=True)
     fs.make_dir(temporary)
     try:
         for file in ("manifest.json", *(f"{entry}.safetensors" for entry in manifest.files)):
-            write_synced(fs, temporary / file, (source / name / file).read_bytes())
+            write_synced(fs, temporary / file, (files / file).read_bytes())
         fs.sync_dir(temporary)
         fs.rename(temporary, root / name)
         try:

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bandexa_core.errors import SnapshotError
 from bandexa_core.filesystem import LocalFileSystem
 from bandexa_core.ids import BanditUid
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError
-from service.store.opening import copy_into, copy_store, heads, held, log_uid
+from service.store.opening import copy_into, copy_store, heads, held, log_uid, open_reader
 from service.store.placing import FILE, NOTE, note_store, store_of
+from service.store.snapshots import are_shared, snapshots_of
 
 KEPT = "bandexa.db.migrated"  # the file of before
 _REPORT_EVERY_S = 2.0
@@ -60,6 +62,7 @@ def to_file(url: PostgresUrl, data_dir: Path, say: Say) -> int:
     note_store(data_dir, url, log_uid(url))  # it refuses the models of another log
     partial = data_dir / f"{FILE}.partial"
     with held(url):
+        _fetch_snapshots(url, data_dir, say)
         copy_store(url, partial, _reporting(say))
         num = _compare(heads(url), heads(partial))
         fs = LocalFileSystem()
@@ -67,6 +70,18 @@ def to_file(url: PostgresUrl, data_dir: Path, say: Say) -> int:
         fs.rename(partial, file)
         fs.sync_dir(data_dir)
     return num
+
+
+def _fetch_snapshots(url: PostgresUrl, data_dir: Path, say: Say) -> None:
+    """Copy the snapshots into the directory, where it does not have them: it serves alone then."""
+    if not are_shared(url):
+        return
+    with open_reader(url) as reader:
+        for record in reader.bandits():
+            snapshots = snapshots_of(data_dir / "snapshots", url, record.uid)
+            for version in snapshots.versions():
+                snapshots.fetch(version)
+            say(f"the snapshots of {record.name} are in {data_dir}")
 
 
 def _compare(before: Heads, after: Heads) -> int:
@@ -103,7 +118,7 @@ def main(source: str, dest: str, *, quiet: bool) -> int:
         else:
             raise StoreError("name a data directory and a postgresql:// URL, in the order of the"
                              " move")  # fmt: skip
-    except (StoreError, OSError, ValueError) as error:
+    except (SnapshotError, StoreError, OSError, ValueError) as error:
         print(f"bandexa migrate: {error}", file=sys.stderr)
         return 2
     where = "set store to that URL" if is_url[1] else "set no store"

@@ -261,3 +261,32 @@ def test_nothing_acknowledged_is_lost_when_the_database_is_killed(tmp_path) -> N
         done = run("verify", node.data_dir,
                    env={"BANDEXA_STORE": url})  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shared_models_need_no_directory(tmp_path, url) -> None:
+    """Another machine serves them from the database; a backup and a move take them along."""
+    given = {"BANDEXA_STORE": url, "BANDEXA_SNAPSHOT_STORE": "postgresql"}
+    first = Node(tmp_path / "first", environment=given)
+    with serving(first):
+        first.create("b", LINEAR)
+        before = [decide(first, number)["decision"] for number in range(8)]
+        first.train("b")
+        before += [decide(first, number)["decision"] for number in range(8, 12)]
+        done = run("backup", first.data_dir, tmp_path / "copy", env={"BANDEXA_STORE": url})
+        assert done.returncode == 0, done.stderr
+    second = node_of(tmp_path, url, "second")  # it has no setting: the database says where
+    with serving(second):
+        again = [decide(second, number)["decision"] for number in range(12)]
+        assert again == before
+        assert second.state("b")["snapshot"] == 1
+    env = {"BANDEXA_STORE": url}
+    done = run("verify", second.data_dir, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = run("snapshots", "list", "--data-dir", second.data_dir, "--quiet", env=env)
+    assert done.stdout.split() == ["0", "1"]
+    with serving(Node(tmp_path / "copy")) as copy:
+        assert [decide(copy, number)["decision"] for number in range(12)] == before
+    done = run("migrate", url, second.data_dir, env=env)
+    assert done.returncode == 0, done.stderr
+    with serving(Node(second.data_dir)) as moved:
+        assert [decide(moved, number)["decision"] for number in range(12)] == before

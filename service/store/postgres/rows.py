@@ -16,7 +16,12 @@ from service.store.postgres.schema import open_writer, schema_version
 from service.store.postgres.statements import as_text
 from service.store.sql.copied import CHUNK, TABLES, Part, Progress, Table, counted
 
-_OWN_META = ("schema", "schema_readers", "log_uid")  # they stay those of this database
+_OWN_META = (
+    "schema",
+    "schema_readers",
+    "log_uid",
+    "snapshot_store",
+)  # they stay those of this database
 _NUMBERS = {"epoch": int, "windows_looked": float, "service_time_offset": float}
 _IDENTITIES = (("bandits", "bandit"), ("audit", "row"), ("erasures", "erasure"))
 _HEADS = """

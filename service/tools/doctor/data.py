@@ -153,14 +153,14 @@ def _database(settings: Settings, stored: Stored) -> Iterator[Check]:
 def _content(settings: Settings, database: StoreAddress, stored: Stored) -> Iterator[Check]:
     """Check what a database of this release's format holds."""
     from bandexa_core.errors import SnapshotError
-    from bandexa_core.snapshots.store import SnapshotStore
+    from service.serving.files import snapshots_at
     from service.store.opening import open_reader
 
     with open_reader(database) as reader:
         records, stored.name = reader.bandits(), reader.ids.store
     num_snapshots = num_bytes = 0
     for record in records:
-        snapshots = SnapshotStore(settings.snapshots / record.uid)
+        snapshots = snapshots_at(settings, record.uid)
         sizes = [snapshots.num_bytes(version) for version in snapshots.versions()]
         num_snapshots, num_bytes = num_snapshots + len(sizes), num_bytes + sum(sizes)
         try:
@@ -182,8 +182,8 @@ def _models(
 ) -> Iterator[Check]:
     """Build the model of each bandit, as a start does: one that cannot be built is set aside."""
     from bandexa_core.encoders import EncoderRegistry
-    from bandexa_core.snapshots.store import SnapshotStore
     from service.serving.failed_bandits import build_model, failure_of
+    from service.serving.files import snapshots_at
     from service.store.opening import open_reader
 
     try:
@@ -192,7 +192,7 @@ def _models(
         return  # reported above
     with open_reader(database) as reader:
         for record in records:
-            snapshots = SnapshotStore(settings.snapshots / record.uid)
+            snapshots = snapshots_at(settings, record.uid)
             try:
                 stored.models[record.name] = build_model(reader, registry, record, snapshots)
             except Exception as error:  # own encoders raise anything

@@ -23,6 +23,7 @@ from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import UNPLACED, LogPosition
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.store import SnapshotStore
+from service.serving.files import snapshots_at
 from service.settings import Settings
 from service.store.errors import Erased, LogTrimmed, StoreDamaged, StoreError, StoreUnreadable
 from service.store.findings import Check, Report, Say
@@ -91,7 +92,7 @@ def _models(
     settings: Settings, reader: LogReader, record: BanditRecord, registry: EncoderRegistry,
     report: Report, most: int, say: Say,
 ) -> None:  # fmt: skip
-    snapshots = SnapshotStore(settings.snapshots / record.uid)
+    snapshots = snapshots_at(settings, record.uid)
     good = check_snapshots(reader, record, snapshots, report.check(record.name, "snapshots"))
     check = report.check(record.name, "model")
     if not good:
@@ -178,7 +179,7 @@ def _live(
             say(f"{record.name}: the served model")
             check = report.check(record.name, "live")
             contexts = _newest_contexts(history, record, check)
-            snapshots = SnapshotStore(settings.snapshots / record.uid)
+            snapshots = snapshots_at(settings, record.uid)
             audit.audit(record, snapshots, contexts, check)
 
 

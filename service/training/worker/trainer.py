@@ -8,7 +8,6 @@ snapshots alone, and refuses to publish once another server has opened the store
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel
 from bandexa_core.policies.schedule import FIRST_ROUND
 from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
+from bandexa_core.snapshots.registered import Fence
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
 from service.store.address import address_of
@@ -42,6 +42,7 @@ from service.store.logged_rows import learned_rows
 from service.store.opening import open_reader
 from service.store.reading import BEGINNING
 from service.store.records import BanditRecord
+from service.store.snapshots import snapshots_of
 from service.training.errors import BanditGone
 from service.training.messages import (
     LOG_ROWS,
@@ -63,19 +64,27 @@ class Trainer:
     Args:
         configuration: The directories, and how to train.
         beats: Reports how far a round is.
+
+    Attributes:
+        fence: The lease without which nothing is published; None: the epoch of the server says it.
     """
 
     def __init__(self, configuration: Configuration, beats: Heartbeats) -> None:
         self._configuration = configuration
         self._beats = beats
         self._reader = open_reader(address_of(configuration.database))
+        self._address = address_of(configuration.database)
         self._snapshots = Path(configuration.snapshots)
         self._replays = FollowedReplays(self._reader, Path(configuration.replays))
+        self.fence: Fence | None = None
         self._registry = EncoderRegistry(
             configuration.encoders,
             {name: Path(path) for name, path in configuration.weights.items()},
             torch_threads=configuration.threads,
         )
+
+    def _snapshots_of(self, uid: BanditUid) -> SnapshotStore:
+        return snapshots_of(self._snapshots, self._address, uid, self.fence)
 
     def round(self, order: RoundOrder) -> Published:
         """Build and publish the snapshot of a bandit at the position of the order.
@@ -98,7 +107,7 @@ class Trainer:
         record = next((found for found in self._reader.bandits() if found.uid == uid), None)
         if record is None:
             raise BanditGone("the bandit was deleted")
-        snapshots = SnapshotStore(self._snapshots / uid)
+        snapshots = self._snapshots_of(uid)
         names = (MODEL_FILE, TRAINING_FILE)
         metrics: dict[str, float] = {}
         blanked = num_blanked(self._reader, record)  # before any row is read
@@ -314,7 +323,7 @@ class Trainer:
         )  # fmt: skip
 
     def _check_epoch(self) -> None:
-        if self._reader.epoch() != self._configuration.epoch:
+        if self.fence is None and self._reader.epoch() != self._configuration.epoch:
             raise SnapshotRefused("another server has opened this data directory")
 
     def is_gone(self, uid: BanditUid) -> bool:
@@ -324,4 +333,4 @@ class Trainer:
     def forget(self, uid: BanditUid) -> None:
         """Close and remove what belongs to a deleted bandit."""
         self._replays.forget(uid)
-        shutil.rmtree(self._snapshots / uid, ignore_errors=True)
+        self._snapshots_of(uid).remove_all()
