@@ -75,6 +75,8 @@ class JointDraw(NamedTuple):
         std: Computes the posterior standard deviation, given a decision and a candidate.
         encode_s: Seconds spent on encoding all of them.
         members: Computes all members' sampled values of a decision, (M, K).
+        whole: Computes the scores of the only decision, where `scores` has them of those alone that
+            can be the best, and -inf for the others; None: it has all.
     """
 
     scores: Array64
@@ -84,12 +86,13 @@ class JointDraw(NamedTuple):
     std: Callable[[int, int], float]
     encode_s: float
     members: Callable[[int], Array64]
+    whole: Callable[[], Array64] | None = None
 
     def only(self) -> Draw:
         """Return the draw of the only decision."""
         winners_M, means_K, std, members = self.winners[0], self.means[0], self.std, self.members
         return Draw(
-            self.scores[0],
+            self.scores[0] if self.whole is None else self.whole(),
             lambda: winners_M,
             offset=self.offsets[0],
             encode_s=self.encode_s,
@@ -118,13 +121,14 @@ def draw_disjoint(
         if sparse is not None:
             panel, mean_K, std_K = sparse
             return JointDraw(
-                panel.member(0)[None],
+                panel.top(0)[None],
                 panel.winners[None],
                 mean_K[None],
                 [posterior.frame.center],
                 lambda _, index: float(std_K[index]),
                 encode_s,
                 lambda _: panel.members(),
+                whole=lambda: panel.member(0),
             )
     sampled = posterior.sample_many(
         rngs, z_BD, slots_K, exploration.panel, exploration.scale,
@@ -269,6 +273,8 @@ def choose(
         best, ranking = bests[row], None
         if not math.isfinite(values[row] + drawn.offsets[row]):  # argmax selects a NaN
             raise ValueError(NOT_FINITE)
+        if drawn.whole is not None and (explores[row] or forced[row] is not None):
+            scores_K = drawn.whole()
         if groups is not None or num_bests[row] > 1:
             ranking = Ranking.of(scores_K, groups, rng, whole=False)
         served = best if ranking is None else ranking.first

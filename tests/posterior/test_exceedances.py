@@ -69,6 +69,12 @@ def test_the_winner_of_every_member_is_the_best_of_all_its_values(scene, noise):
         values_MK = panel.members()
         assert np.array_equal(values_MK.argmax(axis=1), panel.winners)
         assert np.array_equal(values_MK, panel.members())
+        for member, values_K in enumerate(values_MK):
+            top_K = panel.top(member)
+            is_drawn = np.isfinite(top_K)
+            assert np.array_equal(top_K[is_drawn], values_K[is_drawn])
+            assert np.all(values_K[~is_drawn] < values_K.max())
+            assert top_K.argmax() == panel.winners[member]
 
 
 def test_values_of_one_member_are_independent_of_each_other_and_of_other_members():
