@@ -34,12 +34,14 @@ from service.cli import (
     rewards,
     serve,
     snapshots,
+    trainer,
 )
 
 # Every module registers what it has here. `app` builds the command that is named and no other:
 # reading the parameters of all of them takes longer than many a command.
 registered = typer.Typer()
 serve.register(registered)
+trainer.register(registered)
 registered.add_typer(keys.app, name="keys")
 registered.add_typer(admin.bandits_app, name="bandits")
 registered.add_typer(admin.actions_app, name="actions")

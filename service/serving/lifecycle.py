@@ -45,12 +45,13 @@ from service.serving.select.answer import Selecting, finished
 from service.serving.select.batcher import DecisionBatcher
 from service.settings import Settings
 from service.store.address import PostgresUrl
+from service.store.errors import StoreError
 from service.store.opening import log_uid, open_store
 from service.store.placing import note_store, require_unmixed, store_of
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
-from service.store.snapshots import settled_place
+from service.store.snapshots import DIRECTORY, settled_place
 from service.store.socket.client import SocketStore
 from service.store.socket.hub import Hub
 
@@ -104,7 +105,14 @@ async def running(
         if isinstance(address, PostgresUrl):
             log_of = await loop.run_in_executor(loader, log_uid, address)
             note_store(settings.data_dir, address, log_of)
-            await loop.run_in_executor(loader, settled_place, address, settings.snapshot_store)
+            place = await loop.run_in_executor(
+                loader, settled_place, address, settings.snapshot_store
+            )
+            if settings.trainer == "elsewhere" and place == DIRECTORY:
+                raise StoreError(
+                    "trainer: elsewhere needs snapshots that are shared: set `snapshot_store`, to"
+                    " postgresql for example"
+                )
         reader = stack.enter_context(closing(store.follower()))
         live = Bandits()
         hub: Hub | None = None

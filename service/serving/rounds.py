@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import SnapshotError
@@ -27,6 +27,7 @@ from service.serving.erased_rows import remove_learned
 from service.serving.files import remove_files
 from service.serving.swap import Swapper
 from service.settings import Settings
+from service.store.address import PostgresUrl
 from service.store.errors import ServiceError, StoreError, Unavailable
 from service.store.loading import generation_of
 from service.store.protocol import EventStore
@@ -34,6 +35,9 @@ from service.store.records import Relearning, RoundRecord
 from service.training.errors import BanditGone, RoundDropped, RoundFailed
 from service.training.messages import Configuration, Published, RoundOrder
 from service.training.supervisor import TrainerSupervisor
+
+if TYPE_CHECKING:
+    from service.training.remote import RemoteTrainers
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +82,18 @@ class Rounds:
         self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
-        configuration = Configuration.of(settings, store.epoch)
-        self.supervisor = TrainerSupervisor(configuration, self, metrics, settings.trainer_hung_s)
+        self.supervisor = self._trainers(metrics)
+
+    def _trainers(self, metrics: Metrics) -> TrainerSupervisor | RemoteTrainers:
+        """Return what has rounds done: a child of this server, or trainers elsewhere."""
+        settings = self._settings
+        if settings.trainer == "elsewhere":
+            from service.training.remote import RemoteTrainers  # imports the driver, an extra
+
+            assert settings.store is not None, "the settings demand it"
+            return RemoteTrainers(PostgresUrl.of(settings.store), self, metrics)
+        configuration = Configuration.of(settings, self._store.epoch)
+        return TrainerSupervisor(configuration, self, metrics, settings.trainer_hung_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -42,6 +42,19 @@ class Settings(BaseModel):
         " data_dir alone. When not given, what the database says. See"
         " [scaling](scaling.md#snapshots-and-trainers).",
     )
+    trainer: Literal["child", "elsewhere"] = Field(
+        "child",
+        description="child: the server starts its trainer; elsewhere: it starts none, and"
+        " `bandexa trainer` trains, on any machine. That needs `store`, and snapshots that are"
+        " shared.",
+    )
+    trainer_lease_s: float = Field(
+        15.0,
+        ge=1.0,
+        le=3600.0,
+        description="Time after which another trainer takes over the round of one that has ended,"
+        " of `bandexa trainer`.",
+    )
     replay_dir: Path | None = Field(
         None, description="Directory of the disk replays; inside data_dir when not given."
     )
@@ -281,6 +294,12 @@ class Settings(BaseModel):
     def _shared_by_a_database(self) -> Self:
         if self.store is None and self.snapshot_store not in (None, "directory"):
             raise ValueError("snapshot_store: needs `store`, whose database has the register")
+        if self.trainer == "elsewhere" and self.store is None:
+            raise ValueError("trainer: elsewhere needs `store`, a database that trainers read")
+        if self.trainer == "elsewhere" and self.snapshot_store == "directory":
+            raise ValueError(
+                "trainer: elsewhere needs a `snapshot_store` that is shared, such as postgresql"
+            )
         return self
 
     @model_validator(mode="after")

@@ -167,7 +167,7 @@ class TrainerSupervisor:
     def request(self, uid: BanditUid) -> asyncio.Future[Published]:
         """Queue a round; requests for a bandit that is queued already share its round."""
         future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_retrieve)
+        future.add_done_callback(retrieve)
         if self._closed:
             future.set_exception(ServerEnds())
             return future
@@ -200,28 +200,28 @@ class TrainerSupervisor:
             try:
                 result = await self._round(uid)
             except BanditGone as error:
-                _reject(waiting, error)
+                reject(waiting, error)
             except RoundDropped as error:
                 log.info("the training round of %s is not served: %s", uid, error)
-                _reject(waiting, error)
+                reject(waiting, error)
             except RoundFailed as error:
                 log.error("training round of %s failed: %s", uid, error)
                 self._failed(uid, error, started)
-                _reject(waiting, error)
+                reject(waiting, error)
             except Exception as error:  # the top of the loop: one round must not end all others
                 log.exception("training round of %s failed", uid)
                 failure = RoundFailed(f"{type(error).__name__}: {error}")
                 self._failed(uid, failure, started)
-                _reject(waiting, failure)
+                reject(waiting, failure)
             else:
                 self.rounds += 1
                 self._metrics.rounds.inc()
                 self.failures.pop(uid, None)
-                _resolve(waiting, result)
+                resolve(waiting, result)
             finally:
                 self.busy_with = None
                 if not all(future.done() for future in waiting):
-                    _reject(waiting, ServerEnds())
+                    reject(waiting, ServerEnds())
 
     def _failed(self, uid: BanditUid, error: RoundFailed, started: float) -> None:
         self._metrics.rounds_failed.inc()
@@ -383,7 +383,7 @@ class TrainerSupervisor:
         while not self._queue.empty():
             self._queue.get_nowait()
         for waiting in self._waiting.values():
-            _reject(waiting, error)
+            reject(waiting, error)
         self._waiting.clear()
 
 
@@ -402,19 +402,21 @@ def _environment(configuration: Configuration) -> dict[str, str]:
     return os.environ | {BLAS_THREADS: str(configuration.threads), "PYTHONPATH": path}
 
 
-def _retrieve(future: asyncio.Future[Published]) -> None:
+def retrieve(future: asyncio.Future[Published]) -> None:
     """Mark the outcome as retrieved: nobody awaits background rounds, and failures are logged."""
     if not future.cancelled():
         future.exception()
 
 
-def _resolve(waiting: Waiting, result: Published) -> None:
+def resolve(waiting: Waiting, result: Published) -> None:
+    """Answer all who wait for a round."""
     for future in waiting:
         if not future.done():
             future.set_result(result)
 
 
-def _reject(waiting: Waiting, error: RoundFailed) -> None:
+def reject(waiting: Waiting, error: RoundFailed) -> None:
+    """Fail those of a round who still wait for it."""
     for future in waiting:
         if not future.done():
             future.set_exception(error)

@@ -8,6 +8,7 @@ snapshots alone, and refuses to publish once another server has opened the store
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -329,6 +330,14 @@ class Trainer:
     def is_gone(self, uid: BanditUid) -> bool:
         """Whether a bandit was deleted."""
         return all(record.uid != uid for record in self._reader.bandits())
+
+    def forget_deleted(self) -> None:
+        """Close and remove the replays of bandits that were deleted."""
+        known = {record.uid for record in self._reader.bandits()}
+        for root in Path(self._configuration.replays).iterdir():
+            if root.name not in known:
+                self._replays.forget(BanditUid(root.name))
+                shutil.rmtree(self._snapshots / root.name, ignore_errors=True)
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove what belongs to a deleted bandit."""

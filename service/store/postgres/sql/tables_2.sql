@@ -13,5 +13,5 @@ CREATE TABLE IF NOT EXISTS blobs (
   name text COLLATE "C" PRIMARY KEY, created float8 NOT NULL, data bytea NOT NULL);
 ALTER TABLE blobs ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE TABLE IF NOT EXISTS orders (
-  uid text PRIMARY KEY, position bigint NOT NULL, asked float8 NOT NULL, asked_by text NOT NULL,
-  error text);
+  uid text PRIMARY KEY, number text NOT NULL, message text NOT NULL, asked timestamptz NOT NULL,
+  asked_by text NOT NULL, tries bigint NOT NULL, taken_by text, beat text, outcome text);
