@@ -178,8 +178,7 @@ class RegisteredSnapshots(SnapshotStore):
     def clean(self) -> list[str]:
         """See `SnapshotStore.clean`; versions that were removed elsewhere leave the cache, too."""
         cleaned = super().clean()
-        known = set(self.versions())
-        super()._drop([version for version in super().versions() if version not in known])
+        self._forget_removed()
         return cleaned
 
     def collect(self, older_s: float = ORPHAN_S) -> list[str]:
@@ -213,7 +212,7 @@ class RegisteredSnapshots(SnapshotStore):
     def fetch(self, version: int) -> Path:
         """See `SnapshotStore.fetch`: the files that are not in the cache are copied into it."""
         manifest, row = self._found(version)
-        directory = self._path(version)
+        directory, is_new = self._path(version), False
         with self._disk("write", directory):
             make_dirs(self._fs, directory)
             for name, entry in manifest.files.items():
@@ -225,9 +224,17 @@ class RegisteredSnapshots(SnapshotStore):
                             f"{row.prefix}/{name}: its hash is not the manifest's"
                         )
                     replace_file(self._fs, path, data)
+                    is_new = True
             if not _is(directory / MANIFEST_FILE, row.manifest):
                 replace_file(self._fs, directory / MANIFEST_FILE, row.manifest)
+        if is_new:
+            self._forget_removed()
         return directory
+
+    def _forget_removed(self) -> None:
+        """Drop what was removed elsewhere from the cache."""
+        known = set(self.versions())
+        super()._drop([version for version in super().versions() if version not in known])
 
     def _found(self, version: int) -> tuple[Manifest, Registered]:
         row = self._register.find(self._uid, version)

@@ -39,6 +39,7 @@ from service.store.protocol import EventStore
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CHECKED_EVERY_S = 30.0
+COLLECTED_EVERY_S = 3600.0
 DAY_S = 86_400.0
 STEP = 2000  # decisions removed at once to make room
 LEAST_CHANGES = 64 << 10  # bytes of a catalogue's changes that are worth removing
@@ -78,6 +79,7 @@ class Retention:
         self._reader = store.reader()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
         self._reported = False
+        self._collected = time.monotonic()  # the start has done it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -99,9 +101,22 @@ class Retention:
         while True:
             try:
                 await self.enforce()
-            except (StoreError, Unavailable) as error:
+            except (StoreError, Unavailable, SnapshotError) as error:
                 log.warning("old decisions cannot be removed now: %s", error)
+            try:
+                await self._collect()
+            except SnapshotError as error:
+                log.warning("files of snapshots that nobody published stay for now: %s", error)
             await asyncio.sleep(CHECKED_EVERY_S)
+
+    async def _collect(self) -> None:
+        """Delete what publishers left that died on other machines, once an hour."""
+        if time.monotonic() - self._collected < COLLECTED_EVERY_S:
+            return
+        self._collected = time.monotonic()
+        for bandit in list(self._bandits()):
+            for name in await self._on_thread(bandit.snapshots.collect):
+                log.info("bandit %s: %s was never published", bandit.record.name, name)
 
     async def enforce(self) -> None:
         """Remove decisions that are too old, then the oldest while the database is too large.

@@ -72,4 +72,5 @@ class BucketBlobs:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise SnapshotError(f"cannot {what} {name} in {self._url}: {error}") from error
+            first = str(error).partition("\n")[0]  # the others are for those who debug the driver
+            raise SnapshotError(f"cannot {what} {name} in {self._url}: {first}") from error

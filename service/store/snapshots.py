@@ -18,7 +18,7 @@ from bandexa_core.snapshots.blobs import DirectoryBlobs, SnapshotBlobs
 from bandexa_core.snapshots.registered import Fence, RegisteredSnapshots
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.address import PostgresUrl, StoreAddress
-from service.store.errors import StoreError, StoreUnreadable
+from service.store.errors import StoreError
 
 if TYPE_CHECKING:
     from service.store.postgres.register import Connected
@@ -53,19 +53,24 @@ def settled_place(address: StoreAddress, given: str | None) -> str:
         given: The setting `snapshot_store`; None: what the database says, or else the directory.
 
     Raises:
-        StoreError: The snapshots of this store are elsewhere.
+        StoreError: The snapshots of this store are elsewhere, or that place cannot be read.
     """
     if not isinstance(address, PostgresUrl):
         return DIRECTORY
     try:
-        if given is not None:
-            _connected(address).fetch(_NOTE, NOTED, given)
+        place = given or _noted(address)
+        if place != DIRECTORY:
+            _blobs(address, place).list("none")  # it answers: a wrong name is not noted
+            from service.store.postgres.register import as_snapshot_error
+
+            with as_snapshot_error():
+                _connected(address).fetch(_NOTE, NOTED, place)
         noted = _noted(address)
     except SnapshotError as error:
-        raise StoreUnreadable(str(error)) from error
-    if given is not None and given != noted:
+        raise StoreError(f"snapshot_store: {error}") from error
+    if place != noted:
         raise StoreError(
-            f"snapshot_store: the snapshots of {address} are in {noted}, not in {given}: set it to"
+            f"snapshot_store: the snapshots of {address} are in {noted}, not in {place}: set it to"
             " that, or to nothing"
         )
     return noted
@@ -85,12 +90,21 @@ def snapshots_of(
     Raises:
         SnapshotError: The database cannot be read.
     """
-    if not isinstance(address, PostgresUrl) or (place := _noted(address)) == DIRECTORY:
+    if not isinstance(address, PostgresUrl) or (place := place_of(address)) == DIRECTORY:
         return SnapshotStore(root / uid)
     from service.store.postgres.register import PostgresRegister
 
     register = PostgresRegister(_connected(address))
     return RegisteredSnapshots(root / uid, register, _blobs(address, place), fence)
+
+
+def place_of(address: StoreAddress) -> str:
+    """Return where the snapshots of a store are, as `snapshot_store` says it.
+
+    Raises:
+        SnapshotError: The database cannot be read.
+    """
+    return _noted(address) if isinstance(address, PostgresUrl) else DIRECTORY
 
 
 def are_shared(address: StoreAddress) -> bool:
@@ -99,7 +113,7 @@ def are_shared(address: StoreAddress) -> bool:
     Raises:
         SnapshotError: The database cannot be read.
     """
-    return isinstance(address, PostgresUrl) and _noted(address) != DIRECTORY
+    return place_of(address) != DIRECTORY
 
 
 @cache

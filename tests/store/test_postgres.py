@@ -282,6 +282,8 @@ def test_shared_models_need_no_directory(tmp_path, url) -> None:
     env = {"BANDEXA_STORE": url}
     done = run("verify", second.data_dir, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
+    done = run("doctor", "--data-dir", second.data_dir, env=env)
+    assert "snapshots are shared, in postgresql" in done.stdout
     done = run("snapshots", "list", "--data-dir", second.data_dir, "--quiet", env=env)
     assert done.stdout.split() == ["0", "1"]
     with serving(Node(tmp_path / "copy")) as copy:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
+from bandexa_core.errors import SnapshotCorrupt, SnapshotRefused
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.registered import Fence, RegisteredSnapshots
 from bandexa_core.snapshots.store import SnapshotStore
@@ -124,10 +124,15 @@ def test_what_is_damaged_is_copied_again_or_passed_over(url, tmp_path) -> None:
 
 def test_pruning_removes_rows_files_and_orphans(url, tmp_path) -> None:
     a = at(url, tmp_path / "a")
+    b = at(url, tmp_path / "b")
     for version in range(4):
         a.publish(draft(version), FILES)
+        if version < 3:
+            b.fetch(version)
     assert a.prune(2, {0}) == [1]
-    assert at(url, tmp_path / "b").versions() == [0, 2, 3] == a.versions()
+    assert b.versions() == [0, 2, 3] == a.versions()
+    b.fetch(3)  # its cache forgets what is gone
+    assert SnapshotStore(tmp_path / "b" / UID).versions() == [0, 2, 3]
     assert len(a._blobs.list(UID)) == 3 * len(FILES)
     a._blobs.put(f"{UID}/v00000009-0/model.safetensors", b"left")
     assert a.collect() == []  # a publisher may be at work on it
@@ -172,15 +177,15 @@ def test_a_directory_of_before_is_taken_over_once(empty, tmp_path) -> None:
 
 
 def test_one_store_has_one_place_of_snapshots(empty) -> None:
-    assert settled_place(empty, None) == "directory"
+    assert settled_place(empty, None) == "directory" == settled_place(empty, "directory")
     assert settled_place(empty, "postgresql") == "postgresql"
     assert settled_place(empty, None) == "postgresql"
-    with pytest.raises(StoreError, match="are in postgresql, not in s3://other/models"):
-        settled_place(empty, "s3://other/models")
+    with pytest.raises(StoreError, match="are in postgresql, not in directory"):
+        settled_place(empty, "directory")
 
 
-def test_a_bucket_that_is_not_there_is_named(s3, empty, tmp_path) -> None:
-    settled_place(empty, "s3://missing/models")
-    with pytest.raises(SnapshotError, match="s3://missing/models"):
-        at(empty, tmp_path / "a").publish(draft(0), FILES)
-    assert at(empty, tmp_path / "a").versions() == []
+def test_a_bucket_that_is_not_there_is_refused(s3, empty) -> None:
+    with pytest.raises(StoreError, match="s3://missing/models") as refused:
+        settled_place(empty, "s3://missing/models")
+    assert "\n" not in str(refused.value)
+    assert settled_place(empty, None) == "directory"  # it is not noted

@@ -155,9 +155,17 @@ def _content(settings: Settings, database: StoreAddress, stored: Stored) -> Iter
     from bandexa_core.errors import SnapshotError
     from service.serving.files import snapshots_at
     from service.store.opening import open_reader
+    from service.store.snapshots import DIRECTORY, place_of
 
     with open_reader(database) as reader:
         records, stored.name = reader.bandits(), reader.ids.store
+    try:
+        place = place_of(database)
+        for record in records[:1]:
+            snapshots_at(settings, record.uid)
+    except SnapshotError as error:
+        yield Check("snapshots", "wrong", str(error), "no bandit is served without its models")
+        return
     num_snapshots = num_bytes = 0
     for record in records:
         snapshots = snapshots_at(settings, record.uid)
@@ -173,6 +181,8 @@ def _content(settings: Settings, database: StoreAddress, stored: Stored) -> Iter
     size = f", {in_bytes(database.stat().st_size)}" if isinstance(database, Path) else ""
     yield Check("database", "ok", f"{len(records)} bandits{size}")
     found = f"{num_snapshots} stored, {in_bytes(num_bytes)}"
+    if place != DIRECTORY:
+        yield Check("snapshots", "ok", f"snapshots are shared, in {place}")
     yield Check("stored snapshots", "ok", found)
     yield from _models(settings, database, records, stored)
 
