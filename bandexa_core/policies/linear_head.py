@@ -58,6 +58,7 @@ from bandexa_core.posterior.frame import Frame
 from bandexa_core.posterior.rows import learnable
 from bandexa_core.replay import LearnedRows, Rows, TrainingRows
 from bandexa_core.training.plan import ReportProgress
+from bandexa_core.training.ranks import ALONE, Ranks, summed
 
 Array64 = NDArray[np.float64]
 BLOCK_ROWS = 8  # a block of fewer rows takes as long as the rows one by one
@@ -511,11 +512,12 @@ class LinearHead(EncodedInputs):
         weights: RowWeights | None = None,
         report: ReportProgress | None = None,
         frame: Frame | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """See `Policy.rebuild`: sums over chunks in float64, one factorisation per posterior.
 
         `report` is called after each chunk. `frame`: the one of the values so far; None: that of
-        the posterior.
+        the posterior. With several `ranks`, each reads its share of the rows.
         """
         frame = self.posterior.frame if frame is None else frame
         dim = self.encoder.feature_dim
@@ -531,7 +533,8 @@ class LinearHead(EncodedInputs):
                 by_slot.setdefault(slot, Statistics(dim)).add(z_ND[mask], rewards[mask], share)
             if report is not None:
                 num_read += len(rows)
-                report("rebuild", num_read / whole)
+                report("rebuild", min(1.0, ranks.size * num_read / whole))
+        by_slot = summed(by_slot, dim, ranks)
         if isinstance(self.posterior, DisjointPosterior):
             self.posterior = DisjointPosterior.from_statistics(
                 by_slot, self.config, dim=dim, frame=frame

@@ -34,10 +34,11 @@ from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs, d
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.posterior.frame import FIRST_ROWS, Frame, frame_of_first
 from bandexa_core.posterior.rows import learnable
-from bandexa_core.replay import TrainingRows
+from bandexa_core.replay import RankShare, TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer
 from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
+from bandexa_core.training.ranks import ALONE, Ranks
 
 Resize = Callable[[NamedInputs, int], EncoderModule]
 
@@ -124,6 +125,7 @@ class NeuralLinearTS(LinearHead):
         weights: RowWeights | None = None,
         activations: ActivationCache | None = None,
         report: ReportProgress = no_progress,
+        ranks: Ranks = ALONE,
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Train the encoder for one round, then rebuild the posterior over the replay.
 
@@ -134,6 +136,7 @@ class NeuralLinearTS(LinearHead):
             weights: Weights of rows after forgetting, by position; None: all rows weigh 1.
             activations: Caches the output of a frozen prefix; None: it is computed each time.
             report: Receives the phase of the round and its done share.
+            ranks: The processes that share the round; all call this with the same rows.
 
         Returns:
             The state for the next round (head and optimizer) and the round's metrics.
@@ -148,7 +151,8 @@ class NeuralLinearTS(LinearHead):
         frame = self._first_frame(replay)
         if isinstance(self.module, FittedModule):
             metrics = self._fit(self.module, replay, plan, weights)
-            self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
+            ranks.align(self.module)
+            self._rebuild_shared(replay, plan, weights, report, frame, ranks)
             metrics["calibration"] = self.calibration.factor
             return {}, metrics | tested
         scale = frame.unit if self.config.learns_unit else plan.reward_scale
@@ -159,13 +163,28 @@ class NeuralLinearTS(LinearHead):
             plan, reward_center=frame.center, reward_scale=scale, weight_decay=decay,
             clipped_to=self.config.clipped_to,
         )  # fmt: skip
-        trainer = EncoderTrainer(self.module, plan)
+        trainer = EncoderTrainer(self.module, plan, ranks=ranks)
         trainer.load_tensors(trainer_state)
         metrics = trainer.run(replay, weights, self.inputs, activations, report)
         self.encoder = serving(self.module)
-        self.rebuild(replay, plan.rebuild_chunk, weights, report, frame)
+        self._rebuild_shared(replay, plan, weights, report, frame, ranks)
         metrics["calibration"] = self.calibration.factor
         return trainer.tensors(), metrics | tested
+
+    def _rebuild_shared(
+        self,
+        replay: TrainingRows,
+        plan: TrainingRound,
+        weights: RowWeights | None,
+        report: ReportProgress,
+        frame: Frame,
+        ranks: Ranks,
+    ) -> None:
+        """Rebuild the posterior, each rank over its chunks."""
+        rows = replay
+        if ranks.size > 1:
+            rows = RankShare(replay, ranks.rank, ranks.size, plan.batch_size)
+        self.rebuild(rows, plan.rebuild_chunk, weights, report, frame, ranks)
 
     def _fit(
         self,

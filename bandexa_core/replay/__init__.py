@@ -25,6 +25,7 @@ from bandexa_core.replay.protocol import (
     RowWeights,
     TrainingRows,
 )
+from bandexa_core.replay.share import RankShare
 
 __all__ = [
     "ContextDtype",
@@ -33,6 +34,7 @@ __all__ = [
     "ExtendedReplay",
     "LearnedRows",
     "MemoryReplay",
+    "RankShare",
     "Replay",
     "RowBuffers",
     "RowLayout",

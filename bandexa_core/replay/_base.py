@@ -124,12 +124,12 @@ class TableReplay(ABC):
         self._check_usable()
         return self._rows(self._table.first + numbers, out)
 
-    def scan(self, chunk: int) -> Iterator[Rows]:
+    def scan(self, chunk: int, of: tuple[int, int] = (0, 1)) -> Iterator[Rows]:
         """Yield the rows that exist at the time of the call, in order, `chunk` at a time."""
         self._check_usable()
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1, not {chunk}")
-        return self._scan(self._table.first, self._table.end, chunk)
+        return self._scan(self._table.first, self._table.end, chunk, of)
 
     def newest(self, num: int) -> Rows:
         """Return the newest rows, `num` at most, in order."""
@@ -190,14 +190,14 @@ class TableReplay(ABC):
             return self._table.first
         return max(self._table.first, end - self._capacity)
 
-    def _scan(self, first: int, end: int, chunk: int) -> Iterator[Rows]:
-        while first < end:
+    def _scan(self, first: int, end: int, chunk: int, of: tuple[int, int]) -> Iterator[Rows]:
+        number, every = of
+        for start in range(first + number * chunk, end, every * chunk):
             self._check_usable()
-            first = max(first, self._table.first)
-            stop = min(first + chunk, end)
-            if first < stop:
-                yield self._rows(np.arange(first, stop))
-            first = stop
+            stop = min(start + chunk, end)
+            kept = max(start, self._table.first)
+            if kept < stop:
+                yield self._rows(np.arange(kept, stop))
 
     def _rows(self, indices: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
         into = out or RowBuffers.for_rows(self._layout, len(indices))

@@ -170,8 +170,8 @@ class DiskReplay(TableReplay):
         with self._writing("read"):
             self._shards.read(indices, into)
 
-    def _scan(self, first: int, end: int, chunk: int) -> Iterator[Rows]:
-        for rows in super()._scan(first, end, chunk):
+    def _scan(self, first: int, end: int, chunk: int, of: tuple[int, int]) -> Iterator[Rows]:
+        for rows in super()._scan(first, end, chunk, of):
             start = int(self._table.find(rows.positions[:1])[0])
             with self._writing("read"):
                 self._shards.check(start, rows)

@@ -124,13 +124,17 @@ class ExtendedReplay:
         out: RowBuffers | None = None,
     ) -> Rows:
         """See `TrainingRows.sample`."""
-        into = out or RowBuffers.for_rows(self.layout, batch_size)
-        check_buffers(self.layout, batch_size, into)
+        if out is not None:
+            check_buffers(self.layout, batch_size, out)
+        return self.take(drawn_rows(rng, len(self), batch_size, cumulative_N), out)
+
+    def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
+        """See `TrainingRows.take`; the sample comes first."""
+        into = out or RowBuffers.for_rows(self.layout, len(numbers))
         if self.evicted.rows.contexts.shape[1:] != self.layout.context_shape or (
             self.evicted.rows.actions.shape[1] != self.layout.action_dim
         ):
             self.evicted = Evicted(laid_out(self.evicted.rows, self.layout), self.evicted.num_rows)
-        numbers = drawn_rows(rng, len(self), batch_size, cumulative_N)
         old = self.evicted.rows
         num_old = int(np.searchsorted(numbers, len(old)))
         drawn, later = numbers[:num_old], numbers[num_old:] - len(old)
@@ -150,12 +154,12 @@ class ExtendedReplay:
         """See `TrainingRows.newest`; the sample has older ones."""
         return self.replay.newest(num)
 
-    def scan(self, chunk: int) -> Iterator[Rows]:
+    def scan(self, chunk: int, of: tuple[int, int] = (0, 1)) -> Iterator[Rows]:
         """See `TrainingRows.scan`."""
-        old = self.evicted.rows
-        for start in range(0, len(old), chunk):
+        old, (number, every) = self.evicted.rows, of
+        for start in range(number * chunk, len(old), every * chunk):
             yield old.part(slice(start, start + chunk))
-        yield from self.replay.scan(chunk)
+        yield from self.replay.scan(chunk, of)
 
     def __len__(self) -> int:
         """Return the number of rows, including the sample."""

@@ -186,10 +186,14 @@ class TrainingRows(Protocol):
     def newest(self, num: int) -> Rows:
         """Return the newest rows, `num` at most, in order."""
 
-    def scan(self, chunk: int) -> Iterator[Rows]:
+    def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
+        """Return rows by sorted number, where 0 is the oldest row; see `sample` for `out`."""
+
+    def scan(self, chunk: int, of: tuple[int, int] = (0, 1)) -> Iterator[Rows]:
         """Yield the rows that exist at the time of the call, in order, `chunk` at a time.
 
         Rows that are evicted during the scan are omitted. Rewards are those at the time of reading.
+        `of`, (k, n): only each n-th chunk, from number k; the others are not read.
         """
 
     def __len__(self) -> int:
@@ -233,9 +237,6 @@ class Replay(TrainingRows, Protocol):
 
     def evict_through(self, position: int) -> None:
         """Evict the rows up to a log position; `append` skips such rows from now on."""
-
-    def take(self, numbers: NDArray[np.int64], out: RowBuffers | None = None) -> Rows:
-        """Return rows by sorted number, where 0 is the oldest row; see `sample` for `out`."""
 
     def mark_followed(self, position: int) -> None:
         """Record that the log is applied up to `position`; a lower one changes nothing."""

@@ -28,6 +28,7 @@ from bandexa_core.snapshots.store import SnapshotStore
 
 COPIED = "copied_rows"
 BLANKED = "blanked"
+WORLD_SIZE = "world_size"
 
 
 def publish_model(
@@ -46,6 +47,7 @@ def publish_model(
     catalogue_position: LogPosition | None = None,
     copied: Sequence[tuple[int, int]] | None = None,
     blanked: int = 0,
+    world_size: int = 1,
 ) -> Manifest:
     """Publish the state of a model as a snapshot.
 
@@ -67,6 +69,7 @@ def publish_model(
             is imported; or None.
         blanked: How often learn rows of the log had been blanked when the model was made without
             them; 0 where it may have learned from them.
+        world_size: How many processes shared a round. Another number gives other roundings.
 
     Raises:
         SnapshotError: The snapshot could not be written, or is refused.
@@ -91,6 +94,7 @@ def publish_model(
             "catalogue_position": position if catalogue_position is None else catalogue_position,
             BLANKED: blanked,
             GENERATION: int(model.generation),
+            WORLD_SIZE: world_size,
             **copies,
         },
     )

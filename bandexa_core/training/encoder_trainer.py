@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from bandexa_core.encoders import EncoderModule
 from bandexa_core.encoders.torch.module import PrefixModule
 from bandexa_core.policies.protocol import UNCHANGED, InputMaps, RowWeights
-from bandexa_core.replay import Rows, TrainingRows, training_batches
+from bandexa_core.replay import RankShare, Rows, TrainingRows, training_batches
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.optimizer import AdamW
 from bandexa_core.training.plan import ReportProgress, TrainingRound, no_progress
+from bandexa_core.training.ranks import ALONE, Ranks
 
 GRADIENT_CLIP = 5.0
 FINAL_LR = 0.1  # of the learning rate; it falls linearly within a round, so features settle
@@ -46,6 +47,32 @@ class RewardHead(nn.Module):
         return (features * self.weight[heads]).sum(1) + self.bias[heads]
 
 
+class _Prediction(nn.Module):
+    """From inputs to predicted rewards: what is differentiated in a step, as one module."""
+
+    def __init__(
+        self,
+        encoder: EncoderModule,
+        head: RewardHead,
+        features: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], Tensor],
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self._features = features
+
+    def forward(self, inputs: Tensor, actions: Tensor, heads: Tensor, from_prefix: bool) -> Tensor:
+        """Predict rewards (B,); `from_prefix`: the inputs are activations of frozen layers."""
+        encoder = self.encoder
+        if from_prefix:
+            assert isinstance(encoder, PrefixModule), "no other has frozen layers"
+            features = self._features(encoder.forward_from, inputs, actions)
+        else:
+            features = self._features(encoder.forward, inputs, actions)
+        predicted: Tensor = self.head(features, heads)
+        return predicted
+
+
 def _half_precision(module: EncoderModule, device: str) -> torch.dtype | None:
     """Return the dtype of a module's optimizer steps, None for float32."""
     if not device.startswith("cuda") or module.serving_dtype != torch.float32:
@@ -66,11 +93,19 @@ class EncoderTrainer:
 
     The module is trained in place, in float32, and left on the CPU in eval mode. On CUDA, the
     steps of an encoder that is served in float32 run in half precision and channels last, unless
-    `half` is False.
+    `half` is False. With several `ranks`, each takes its share of the rows of every step.
     """
 
-    def __init__(self, module: EncoderModule, plan: TrainingRound, *, half: bool = True) -> None:
+    def __init__(
+        self,
+        module: EncoderModule,
+        plan: TrainingRound,
+        *,
+        half: bool = True,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.plan = plan
+        self._ranks = ranks
         self.module = module.to(plan.device)
         self._half = _half_precision(module, plan.device) if half else None
         if self._half is not None:
@@ -103,28 +138,38 @@ class EncoderTrainer:
             The mean loss of the first and of the last tenth, and what was done.
         """
         sums_N = None if weights is None else np.cumsum(weights(replay.positions()))
+        ranks, plan = self._ranks, self.plan
+        predict: nn.Module = _Prediction(self.module, self.head, self._features)
+        rows_of_step, batch_size, share = replay, plan.batch_size, 1.0
+        if ranks.size > 1:
+            predict = ranks.in_parallel(predict)
+            rows_of_step = RankShare(replay, ranks.rank, ranks.size, batch_size)
+            batch_size, share = rows_of_step.num_drawn, rows_of_step.weight
         rng = np.random.Generator(np.random.Philox(key=self.plan.seed))
         self.module.train()
         devices = [] if self.plan.device == "cpu" else [self.plan.device]
         with (
             torch.random.fork_rng(devices),  # dropout draws from the round's seed
             training_batches(
-                replay, rng, self.plan.batch_size, self.plan.steps, sums_N,
+                rows_of_step, rng, batch_size, self.plan.steps, sums_N,
                 allocate=_pinned if devices else np.empty,
             ) as batches,
         ):  # fmt: skip
-            torch.manual_seed(self.plan.seed)
+            torch.manual_seed((plan.seed + ranks.rank) % 2**63)
             losses = []
             for step, rows in enumerate(batches):
                 done = step / self.plan.steps
                 self.optimizer.param_groups[0]["lr"] = self.plan.lr * (1 - (1 - FINAL_LR) * done)
-                losses.append(self._step(rows, inputs, activations))
+                losses.append(self._step(rows, inputs, activations, predict, share))
                 report("optimizer", done)
         self.module.eval().to("cpu")
         if self._half is not None:
             _lay_out(self.module, torch.contiguous_format)
+        ranks.align(self.module)  # buffers, such as means of batches, are those of each rank
         tenth = max(1, len(losses) // 10)
         curve = torch.stack(losses).cpu()
+        if ranks.size > 1:
+            curve = torch.from_numpy(ranks.sum(share * curve.double().numpy()))
         metrics = {
             "loss_before": float(curve[:tenth].mean()),
             "loss_after": float(curve[-tenth:].mean()),
@@ -134,21 +179,29 @@ class EncoderTrainer:
         # A manifest cannot hold a loss that overflowed.
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _step(self, rows: Rows, inputs: InputMaps, activations: ActivationCache | None) -> Tensor:
+    def _step(
+        self,
+        rows: Rows,
+        inputs: InputMaps,
+        activations: ActivationCache | None,
+        predict: nn.Module,
+        share: float,
+    ) -> Tensor:
+        """Take a step; `rows` are `share` of its rows. Return their loss."""
         device = self.plan.device
         x_BX, a_BA = inputs.contexts(rows.contexts), inputs.actions(rows.actions)
         actions = torch.from_numpy(a_BA).to(device, torch.float32)
         module = self.module
-        encode: Callable[[Tensor, Tensor], Tensor]
+        from_prefix = False
         if activations is not None and isinstance(module, PrefixModule):
             frozen = activations.get(
                 module.frozen_key(),
                 rows.positions,
                 lambda missing: self._frozen(module, x_BX[missing]),
             )
-            x, encode = torch.from_numpy(frozen).to(device, torch.float32), module.forward_from
+            x, from_prefix = torch.from_numpy(frozen).to(device, torch.float32), True
         else:
-            x, encode = self._contexts(x_BX), module.forward
+            x = self._contexts(x_BX)
         plan = self.plan
         values = (
             rows.rewards if plan.clipped_to is None else np.clip(rows.rewards, *plan.clipped_to)
@@ -156,10 +209,11 @@ class EncoderTrainer:
         scaled = (values - plan.reward_center) / plan.reward_scale
         rewards = torch.from_numpy(scaled).to(device, torch.float32)
         heads = torch.from_numpy(rows.slots).to(device)
-        predicted = self.head(self._features(encode, x, actions), heads)
-        loss = nn.functional.mse_loss(predicted, rewards)
+        loss = nn.functional.mse_loss(predict(x, actions, heads, from_prefix), rewards)
+        # Gradients are averaged over the ranks; where their shares are equal, nothing is scaled.
+        part = loss if share * self._ranks.size == 1.0 else loss * (share * self._ranks.size)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._scaler.scale(loss))
+        torch.autograd.backward(self._scaler.scale(part))
         self._scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_([p for _, p in self._named], GRADIENT_CLIP)
         if torch.isfinite(norm):  # one overflow, of huge inputs, must not make every weight NaN

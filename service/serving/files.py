@@ -23,4 +23,5 @@ def snapshots_at(settings: Settings, uid: BanditUid) -> SnapshotStore:
 def remove_files(settings: Settings, uid: BanditUid) -> None:
     """Remove the snapshots and the replay of a deleted bandit."""
     snapshots_at(settings, uid).remove_all()
-    shutil.rmtree(settings.replays / uid, ignore_errors=True)
+    for root in (settings.replays, *settings.replays.glob("rank-*")):  # of ranks, too
+        shutil.rmtree(root / uid, ignore_errors=True)

@@ -82,6 +82,13 @@ class Settings(BaseModel):
     )
     service_threads: int = Field(1, ge=1, description="Torch threads of the serving process.")
     trainer_threads: int = Field(1, ge=1, description="Threads of the trainer process.")
+    trainer_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share a training round: each takes its part of the rows, on a"
+        " GPU of its own where there are GPUs; see [scaling](scaling.md).",
+    )
     trainer_niceness: int = Field(
         10,
         ge=0,

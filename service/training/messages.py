@@ -29,6 +29,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     weights: dict[str, str]
     device: str
     threads: int
+    processes: int = 1
     niceness: int
     keep_snapshots: int
     keep_snapshots_h: float
@@ -48,6 +49,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             weights={name: str(path) for name, path in settings.weights.items()},
             device=settings.device,
             threads=settings.trainer_threads,
+            processes=settings.trainer_processes,
             niceness=settings.trainer_niceness,
             keep_snapshots=settings.keep_snapshots,
             keep_snapshots_h=settings.keep_snapshots_h,

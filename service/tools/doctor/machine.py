@@ -43,12 +43,14 @@ def processors(settings: Settings) -> Iterator[Check]:
     usable = cpus if quota is None else min(float(cpus), quota)
     workers = settings.workers
     processes = 1 if workers == 1 else workers + 1  # and the one that writes the store
-    wanted = processes * settings.service_threads + settings.trainer_threads
+    wanted = processes * settings.service_threads
+    wanted += settings.trainer_processes * settings.trainer_threads
     found = f"{usable:g} processors; {settings.service_threads} service and"
-    found += f" {settings.trainer_threads} trainer threads"
+    found += f" {settings.trainer_processes * settings.trainer_threads} trainer threads"
     found += "" if workers == 1 else f", of {workers} workers and the process that writes for them"
     if wanted > max(2.0, usable):
         lower = "service_threads or trainer_threads"
+        lower += "" if settings.trainer_processes == 1 else ", or trainer_processes"
         lower = lower if workers == 1 else f"workers, {lower}"
         remedy = f"lower {lower}, or add processors"
         yield Check("processors", "note", f"{found}: they compete", remedy)

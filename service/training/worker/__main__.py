@@ -55,13 +55,15 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
         order_in,
     )
     from service.training.worker.heartbeat import Heartbeats
+    from service.training.worker.ranks import LOST, RankLost, StartedRanks
     from service.training.worker.trainer import Trainer
 
     configuration = configuration_in(lines.get())
     logs.configure(configuration.log_format, configuration.log_level, "trainer")
     os.nice(configuration.niceness)  # requests go first
     _end_first_without_memory()
-    trainer = Trainer(configuration, Heartbeats(report))
+    ranks = StartedRanks(configuration) if configuration.processes > 1 else None
+    trainer = Trainer(configuration, Heartbeats(report), ranks)
     report(Ready(os.getpid()))
     while True:
         order = order_in(lines.get())
@@ -72,6 +74,9 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
             report(trainer.round(order))
         except BanditGone:
             report(Gone())
+        except RankLost as error:
+            log.error("the round starts again: %s", error)
+            os._exit(LOST)  # the supervisor starts this process, and orders the round again
         except Exception as error:  # the top of the loop: the supervisor counts what is reported
             if trainer.is_gone(order.uid):  # deleted during the round, and its rows with it
                 report(Gone())

@@ -12,7 +12,8 @@ from bandexa_core.model import ServingModel, plan_round
 from bandexa_core.policies.neural_linear_ts import NeuralLinearTS
 from bandexa_core.replay import ExtendedReplay, Replay
 from bandexa_core.replay.activations import ActivationCache
-from service.training.worker.device import chosen_device
+from bandexa_core.training.ranks import Ranks
+from service.training.worker.device import device_of
 from service.training.worker.heartbeat import Heartbeats
 
 
@@ -25,6 +26,7 @@ def train(
     *,
     cache: Callable[[], ActivationCache | None],
     beats: Heartbeats,
+    ranks: Ranks,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
     """Train the encoder of `model` for one round and rebuild its posterior.
 
@@ -36,6 +38,7 @@ def train(
         device: "cpu", "cuda", or "auto" for CUDA where there is one.
         cache: Returns the cache of frozen activations, where the bandit has one.
         beats: Reports how far the round is.
+        ranks: The processes that share the round.
 
     Returns:
         Head and optimizer state for the next round, and the round's metrics.
@@ -50,6 +53,6 @@ def train(
         weights = rows.weights(weights)
         evicted = rows.counts()
     activations = cache() if isinstance(policy.module, PrefixModule) else None
-    plan = plan_round(model, num_learned, chosen_device(device))
-    state, metrics = policy.train(rows, training, plan, weights, activations, beats)
+    plan = plan_round(model, num_learned, device_of(ranks, device))
+    state, metrics = policy.train(rows, training, plan, weights, activations, beats, ranks)
     return state, metrics | evicted

@@ -27,6 +27,7 @@ from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.snapshots.registered import Fence
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore
 from bandexa_core.spec import BanditSpec
+from bandexa_core.training.ranks import ALONE
 from service.store.address import address_of
 from service.store.errors import LogTrimmed
 from service.store.loading import (
@@ -53,6 +54,7 @@ from service.training.messages import (
     RoundOrder,
 )
 from service.training.worker.heartbeat import Heartbeats
+from service.training.worker.ranks import NoOtherRanks, RoundRanks, replay_root
 from service.training.worker.replays import FollowedReplays
 
 log = logging.getLogger(__name__)
@@ -65,18 +67,22 @@ class Trainer:
     Args:
         configuration: The directories, and how to train.
         beats: Reports how far a round is.
+        ranks: The processes that share a round that trains an encoder; rank 0 alone publishes.
 
     Attributes:
         fence: The lease without which nothing is published; None: the epoch of the server says it.
     """
 
-    def __init__(self, configuration: Configuration, beats: Heartbeats) -> None:
+    def __init__(
+        self, configuration: Configuration, beats: Heartbeats, ranks: RoundRanks | None = None
+    ) -> None:
         self._configuration = configuration
         self._beats = beats
+        self._ranks = ranks or NoOtherRanks()
         self._reader = open_reader(address_of(configuration.database))
         self._address = address_of(configuration.database)
         self._snapshots = Path(configuration.snapshots)
-        self._replays = FollowedReplays(self._reader, Path(configuration.replays))
+        self._replays = FollowedReplays(self._reader, replay_root(configuration, self._ranks.rank))
         self.fence: Fence | None = None
         self._registry = EncoderRegistry(
             configuration.encoders,
@@ -92,12 +98,22 @@ class Trainer:
 
         Raises:
             BanditGone: The bandit was deleted.
+            RankLost: Another rank has ended; this process has to be started again.
         """
+        try:
+            return self._round_again(order)
+        except Exception:
+            self._ranks.failed()
+            raise
+
+    def _round_again(self, order: RoundOrder) -> Published:
+        """Carry out a round, a second time where the replay cannot be read."""
         try:
             return self._round(order)
         except ReplayError as error:
             log.warning("the replay of %s is rebuilt from the log: %s", order.uid, error)
             self._replays.forget(order.uid)
+            self._ranks.failed()
             return self._round(order)
 
     def _round(self, order: RoundOrder) -> Published:
@@ -131,6 +147,7 @@ class Trainer:
         model = self._model(record, spec, snapshots, start, position, total)
         training = parent.tensors[TRAINING_FILE]
         if model.learns_features and progress.may_train(total):
+            ranks = self._ranks.begin(order, SnapshotVersion(parent.manifest.version))
             rows = self._replays.at(record, spec, position)
             if len(rows):
                 from service.training.worker.encoders import train  # imports torch
@@ -138,6 +155,7 @@ class Trainer:
                 training, trained = train(
                     model, rows, training, total, self._configuration.device,
                     cache=lambda: self._replays.activations(record, spec), beats=self._beats,
+                    ranks=ranks,
                 )  # fmt: skip
                 metrics |= trained
             progress = Progress(num_learned=total, trained_rows=total)
@@ -196,6 +214,8 @@ class Trainer:
         )
         self._replays.drop_activations(record.uid)  # those of another encoder
         total = self._reader.count_learned(record.key, BEGINNING, position)
+        trains = model.learns_features and total >= FIRST_ROUND
+        ranks = self._ranks.begin(order, None) if trains else ALONE
         rows = self._replays.at(record, spec, position)
         training: dict[str, NDArray[Any]] = {}
         metrics = {RELEARNED: float(len(rows)), "rows": float(len(rows))}
@@ -203,12 +223,13 @@ class Trainer:
             metrics |= rows.counts()
         progress = Progress(total)
         # Trained whatever the schedule says: what was trained before is not here any more.
-        if len(rows) and model.learns_features and total >= FIRST_ROUND:
+        if len(rows) and trains:
             from service.training.worker.encoders import train  # imports torch
 
             training, trained = train(
                 model, rows, training, total, self._configuration.device,
                 cache=lambda: self._replays.activations(record, spec), beats=self._beats,
+                ranks=ranks,
             )  # fmt: skip
             metrics |= trained
             progress = Progress(total, trained_rows=total)
@@ -240,6 +261,9 @@ class Trainer:
         blanked: int,
     ) -> Published:
         position = order.position
+        self._ranks.finished()
+        if self._ranks.rank:  # rank 0 publishes
+            return Published(order.uid, parent or SnapshotVersion(0), position, metrics)
         self._beats("publish")
         metrics["round_seconds"] = time.perf_counter() - started
         log_hash = self._reader.hash_at(record.key, position)
@@ -247,7 +271,7 @@ class Trainer:
         manifest = publish_model(
             snapshots, model, position=position, log_hash=log_hash, epoch=self._configuration.epoch,
             parent=parent, progress=progress, training=training, metrics=metrics,
-            before_rename=self._check_epoch, blanked=blanked,
+            before_rename=self._check_epoch, blanked=blanked, world_size=self._ranks.size,
         )  # fmt: skip
         known = self._reader.configurations(record)
         pinned = {order.served, manifest.version, *self._reader.imports(record.key)}
@@ -341,5 +365,7 @@ class Trainer:
 
     def forget(self, uid: BanditUid) -> None:
         """Close and remove what belongs to a deleted bandit."""
+        self._ranks.forget(uid)
         self._replays.forget(uid)
-        self._snapshots_of(uid).remove_all()
+        if not self._ranks.rank:
+            self._snapshots_of(uid).remove_all()
