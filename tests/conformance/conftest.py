@@ -9,12 +9,12 @@ from tests.fixtures.servers import Server, StartServer
 
 
 @pytest.fixture(scope="module")
-def stage(server: Server, start_session_server: StartServer) -> Stage:
+def stage(server: Server, start_module_server: StartServer) -> Stage:
     started: list[Server] = []
 
     def victim() -> Server:
         if not started:
-            started.append(start_session_server())
+            started.append(start_module_server())
         return started[0]
 
     return Stage(server, victim)

@@ -106,11 +106,11 @@ def test_every_block_says_its_language() -> None:
 
 
 @pytest.fixture(scope="module")
-def stage(start_session_server: Callable[..., Any], tmp_path_factory: Any) -> Any:
+def stage(start_module_server: Callable[..., Any], tmp_path_factory: Any) -> Any:
     """The server that the pages talk of; its folder is where their commands run."""
     doorway = {"ENABLED": "true", "CREATE": "true", "BANDIT": "kitchen"}
     doorway = {f"BANDEXA_PERSONALIZER__{name}": value for name, value in doorway.items()}
-    return start_session_server(tmp_path_factory.mktemp("pages") / "bandexa-data", env=doorway)
+    return start_module_server(tmp_path_factory.mktemp("pages") / "bandexa-data", env=doorway)
 
 
 @pytest.mark.parametrize("page", run_pages())

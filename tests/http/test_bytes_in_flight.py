@@ -18,9 +18,9 @@ BODY = b'{"bandit": "b", "context": [1, 2]}'
 
 
 @pytest.fixture(scope="module")
-def http(start_session_server, api_of) -> Iterator[httpx.Client]:
+def http(start_module_server, api_of) -> Iterator[httpx.Client]:
     """A client of a server with a budget of 4 MB, and bodies up to 2 MB."""
-    server = start_session_server(
+    server = start_module_server(
         env={
             "BANDEXA_MAX_BODY_BYTES": str(2 * MB),
             "BANDEXA_MAX_BYTES_IN_FLIGHT": str(4 * MB),

@@ -21,9 +21,9 @@ def most_memory_kb(pid: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def watched(start_session_server, api_of) -> Iterator[tuple[int, object]]:
+def watched(start_module_server, api_of) -> Iterator[tuple[int, object]]:
     """A separate server, whose memory no other test raises: its process id and calls to it."""
-    server = start_session_server()
+    server = start_module_server()
     with server.client() as client:
         yield server.pid, api_of(client)
 

@@ -26,7 +26,7 @@ def table(name: str, key: str, *lines: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server, tmp_path_factory) -> Server:
+def server(start_module_server, tmp_path_factory) -> Server:
     now = datetime.now(UTC).replace(microsecond=0)
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
     path.write_text(
@@ -36,7 +36,7 @@ def server(start_session_server, tmp_path_factory) -> Server:
         + table("free", FREE)
         + table("once", ONCE, "rate = 0.001", "burst = 1")
     )
-    found: Server = start_session_server(env={"BANDEXA_KEYS_FILE": str(path)})
+    found: Server = start_module_server(env={"BANDEXA_KEYS_FILE": str(path)})
     return found
 
 

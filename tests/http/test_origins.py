@@ -25,9 +25,9 @@ CALLS = [
 
 
 @pytest.fixture(scope="module")
-def http(start_session_server, api_of) -> Iterator[httpx.Client]:
+def http(start_module_server, api_of) -> Iterator[httpx.Client]:
     """A client of a server on loopback with a bandit."""
-    server: Server = start_session_server(
+    server: Server = start_module_server(
         env={
             "BANDEXA_ALLOWED_HOSTS": '["bandits.shop.example"]',
             "BANDEXA_ALLOWED_ORIGINS": '["https://admin.shop.example"]',

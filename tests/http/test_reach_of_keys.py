@@ -30,14 +30,14 @@ def table(name: str, key: str, *lines: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server, tmp_path_factory) -> Server:
+def server(start_module_server, tmp_path_factory) -> Server:
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
     path.write_text(
         table("everywhere", ALL)
         + table("team", TEAM, 'bandits = ["team-*", "shared"]')
         + table("small", SMALL, 'bandits = ["small-*"]', "max_bandits = 2", "max_actions = 5")
     )
-    found: Server = start_session_server(
+    found: Server = start_module_server(
         env={"BANDEXA_KEYS_FILE": str(path), "BANDEXA_PERSONALIZER__ENABLED": "true"}
     )
     for name in ("team-1", "shared", "other"):

@@ -59,12 +59,12 @@ class Peers:
 
 
 @pytest.fixture(scope="module")
-def strict(start_session_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def strict(start_module_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server with little patience; only this module's tests use it."""
     data: Path = tmp_path_factory.mktemp("strict") / "data"
     limits = {"HEAD_TIMEOUT_S": "1", "MAX_CONNECTIONS": LIMIT, "MAX_BODY_BYTES": "4096"}
     env = {f"BANDEXA_{name}": str(value) for name, value in limits.items()}
-    return start_session_server(data, env=env)
+    return start_module_server(data, env=env)
 
 
 @pytest.fixture

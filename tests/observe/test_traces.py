@@ -163,9 +163,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def traced(start_session_server, receiver: Receiver) -> Server:
+def traced(start_module_server, receiver: Receiver) -> Server:
     """A server that traces what its callers trace, and nothing else."""
-    found: Server = start_session_server(
+    found: Server = start_module_server(
         env={
             "BANDEXA_OTLP_ENDPOINT": receiver.url, "BANDEXA_TRACE_RATIO": "0",
             "OTEL_BSP_SCHEDULE_DELAY": "50",

@@ -53,9 +53,9 @@ def config(weights: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resnets(start_session_server, api_of, config: Path) -> Iterator[Any]:
+def resnets(start_module_server, api_of, config: Path) -> Iterator[Any]:
     """A server that knows the weights file."""
-    server = start_session_server(None, "--config", str(config))
+    server = start_module_server(None, "--config", str(config))
     with server.client() as client:
         yield api_of(client)
 

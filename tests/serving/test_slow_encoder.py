@@ -67,10 +67,10 @@ def arguments(root: Path, kind: str = "slow") -> tuple[tuple[str, ...], dict[str
 
 
 @pytest.fixture(scope="module")
-def slow_api(tmp_path_factory, start_session_server, api_of) -> Iterator[Any]:
+def slow_api(tmp_path_factory, start_module_server, api_of) -> Iterator[Any]:
     root = tmp_path_factory.mktemp("slow")
     options, more = arguments(root)
-    with start_session_server(root / "data", *options, **more).client() as client:
+    with start_module_server(root / "data", *options, **more).client() as client:
         yield api_of(client)
 
 
@@ -101,11 +101,11 @@ def create(api: Any, name: str | None, **more: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory, start_session_server, api_of) -> Iterator[tuple[Any, Any]]:
+def twins(tmp_path_factory, start_module_server, api_of) -> Iterator[tuple[Any, Any]]:
     """Two servers with the same bandits, uids and weights: one treats the encoder as slow."""
     root = tmp_path_factory.mktemp("twins")
     options, more = arguments(root)
-    first = start_session_server(root / "first", *options, **more)
+    first = start_module_server(root / "first", *options, **more)
     with first.client() as client:
         for name, spec in SPECS.items():
             create(api_of(client), name, **spec)
@@ -113,8 +113,8 @@ def twins(tmp_path_factory, start_session_server, api_of) -> Iterator[tuple[Any,
     shutil.copytree(root / "first", root / "second")
     quick_options, quick = arguments(root, kind="quick")
     with (
-        start_session_server(root / "first", *options, **more).client() as one,
-        start_session_server(root / "second", *quick_options, **quick).client() as other,
+        start_module_server(root / "first", *options, **more).client() as one,
+        start_module_server(root / "second", *quick_options, **quick).client() as other,
     ):
         yield api_of(one), api_of(other)
 

@@ -24,9 +24,9 @@ FEW = 60  # keys, until what is looked for has the focus
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
+def server(start_module_server: Any) -> Any:
     """A bandit with all that the page shows: names, arms, a challenger, findings, snapshots."""
-    found = start_session_server()
+    found = start_module_server()
     with Fed(found.url) as fed:
         spec = {
             "policy": "linear_ts", "context": {"features": "auto"}, "reward_range": [0, 1],

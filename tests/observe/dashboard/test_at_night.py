@@ -50,10 +50,10 @@ def bad(fed: Any, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
+def server(start_module_server: Any) -> Any:
     from tests.observe.dashboard.fed import Fed
 
-    found = start_session_server()
+    found = start_module_server()
     with Fed(found.url) as fed:
         for name in ("alpha", "beta", "gamma"):
             fed.shop(name)
@@ -64,11 +64,8 @@ def server(start_session_server: Any) -> Any:
         spec = fed.call("GET", "/bandits/zulu")["spec"]
         fed.call("PUT", "/bandits/zulu", spec | {"training": {"train_every": 77}})
 
-        def is_at_rest() -> bool:
-            state = fed.call("GET", "/bandits/zulu")
-            return not state["train_due"] and state["trainer"]["phase"] == "idle"
+        fed.call("POST", "/bandits/zulu/train?wait=true")  # counts of features begin anew
 
-        poll(is_at_rest, "no round begins the counts of features anew")
         for _ in range(5):
             context = {"country": "DE", "age": 40}
             fed.call("POST", "/select", {"bandit": "zulu", "context": context})

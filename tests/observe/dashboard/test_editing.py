@@ -20,8 +20,8 @@ __all__ = ["visit"]  # a fixture
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
-    return start_session_server()
+def server(start_module_server: Any) -> Any:
+    return start_module_server()
 
 
 def next_step(page: Page, title: str) -> None:

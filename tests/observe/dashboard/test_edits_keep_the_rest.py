@@ -18,8 +18,8 @@ LONG = 100_000  # optimizer steps of a round that outlasts the test
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
-    return start_session_server()
+def server(start_module_server: Any) -> Any:
+    return start_module_server()
 
 
 def test_features_that_are_digests_are_kept_or_typed_again(

@@ -13,8 +13,8 @@ from tests.observe.dashboard.fed import Fed
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
-    return start_session_server()
+def server(start_module_server: Any) -> Any:
+    return start_module_server()
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ WAIT_MS = 30_000
 
 
 @pytest.fixture(scope="module")
-def server(start_session_server: Any) -> Any:
-    found = start_session_server()
+def server(start_module_server: Any) -> Any:
+    found = start_module_server()
     simulate(found.url, "synthetic", "--horizon", "250")
     with Fed(found.url) as fed:
         fed.counted(NEURAL, 250)

@@ -20,9 +20,9 @@ WANTED = os.environ.get("PICTURES")  # a folder
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_of_every_view(
-    start_session_server: Any, browser: Browser, tmp_path: Path, scheme: str
+    start_module_server: Any, browser: Browser, tmp_path: Path, scheme: str
 ) -> None:
-    server = start_session_server()
+    server = start_module_server()
     horizon = 1500 if WANTED else 60
     simulate(server.url, "synthetic", "--horizon", str(horizon))
     simulate(server.url, "mnist", "--horizon", str(horizon // 10))

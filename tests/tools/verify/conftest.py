@@ -162,7 +162,7 @@ def specs() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def learned(
-    request: pytest.FixtureRequest, start_session_server: Callable[..., Any], tmp_path_factory: Any
+    request: pytest.FixtureRequest, start_module_server: Callable[..., Any], tmp_path_factory: Any
 ) -> Path:
     """Return a data directory that no server has open, with all bandits but photos.
 
@@ -171,7 +171,7 @@ def learned(
     bandits whose models are checked sooner: `CHANGES`.
     """
     names = getattr(request.module, "BANDITS", [name for name in SPECS if name != "photos"])
-    server = start_session_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
+    server = start_module_server(None, env={"BANDEXA_KEEP_SNAPSHOTS_H": "0"})
     with server.client() as http:
         feeder = Feeder(http, getattr(request.module, "CHANGES", None))
         for name in names:

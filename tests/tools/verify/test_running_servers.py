@@ -34,9 +34,9 @@ def contents(root):
 
 
 @pytest.fixture(scope="module")
-def served(start_session_server, feeder):
+def served(start_module_server, feeder):
     """A server with bandits that have learned."""
-    server = start_session_server()
+    server = start_module_server()
     with server.client() as client:
         for name in NAMES:
             feeder(client).grow(name)
@@ -193,9 +193,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def small(start_session_server, feeder):
+def small(start_module_server, feeder):
     """A server with one bandit."""
-    server = start_session_server()
+    server = start_module_server()
     with server.client() as client:
         feeder(client).grow("linear", rounds=1)
     return server
