@@ -5,7 +5,8 @@ are objects (`"features": "auto"`). After 1,000 decisions a reward of 1e9 is rep
 has a value of 1e12. The figure is the share of the next 1,000 decisions that choose the best
 action, with it less without it, in percentage points. Decisions are drawn, so that any change moves
 the share a little: `usual` reports another usual reward in the place of the wrong one, and shows by
-how much. Runs are in process.
+how much. With `--repeats`, what follows a wrong value is played several times with other draws, and
+a seed's figure is the mean. Runs are in process.
 """
 
 from __future__ import annotations
@@ -93,10 +94,11 @@ def shares_of_best(
     wrongs: Sequence[str] = WRONG,
     after: int = AFTER,
     sections: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
+    repeats: int = 1,
+) -> dict[str, list[float]]:
     """Return the share of the best action behind each wrong value, and without one (`none`).
 
-    They have the decisions before it in common.
+    They have the decisions before it in common, and each repeat has draws of its own.
 
     Args:
         bandit: A name of `BANDITS`.
@@ -104,6 +106,7 @@ def shares_of_best(
         wrongs: Names of `WRONG`.
         after: How many decisions are counted.
         sections: Further keys of the bandit's configuration.
+        repeats: How often each is played.
     """
     world = World(bandit, seed, AT + after)
     ids = [f"a{k}" for k in range(_ACTIONS)]
@@ -112,25 +115,28 @@ def shares_of_best(
     )
     best = world.means.argmax(axis=1)
 
-    def decide(n: int, wrong: str) -> bool:
+    def decide(n: int, wrong: str, repeat: int = 0) -> bool:
         spoiled = n == AT and wrong == "context"
         context = world.spoiled() if spoiled else world.contexts[n]
-        action = ids.index(client.select("", context, decision_id=str(n)).action.id)
+        decision_id = f"{n}.{repeat}" if repeat else str(n)  # what its draw is keyed by
+        action = ids.index(client.select("", context, decision_id=decision_id).action.id)
         reward = float(world.means[n, action] + world.noise[n])
         if n == AT and wrong in ("usual", "reward"):
             reward = REWARD if wrong == "reward" else float(world.means[n, action])
-        if client.reward(str(n), reward).train_due:
+        if client.reward(decision_id, reward).train_due:
             client.train("")
         return bool(action == best[n])
 
     for n in range(AT):
         decide(n, NONE)
 
-    def share(wrong: str) -> float:
-        return sum(decide(n, wrong) for n in range(AT, AT + after)) / after
+    def share(wrong: str, repeat: int) -> float:
+        return sum(decide(n, wrong, repeat) for n in range(AT, AT + after)) / after
 
-    found = {wrong: _forked(partial(share, wrong)) for wrong in (NONE, *wrongs)}
-    return found
+    return {
+        wrong: [_forked(partial(share, wrong, repeat)) for repeat in range(repeats)]
+        for wrong in (NONE, *wrongs)
+    }
 
 
 def _forked(play: Callable[[], float]) -> float:

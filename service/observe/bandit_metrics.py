@@ -62,14 +62,14 @@ _OF_ARMS = (
     ("values", "Learned values behind the comparison of arms."),
     ("reward_mean", "The mean of these."),
     ("lift", "What the bandit earns more than an arm, per decision."),
-    ("lift_low", "Lower end of the interval of that lift, which holds at any time."),
+    ("lift_low", "Lower end of that lift's interval, valid at every moment."),
     ("lift_high", "Upper end of that interval."),
 )
 
 
 _OF_AGREEMENT = (
     ("agreement", "The share of values in whose decisions an arm and the bandit chose alike."),
-    ("agreement_low", "Lower end of the interval of that share, which holds whenever one looks."),
+    ("agreement_low", "Lower end of that share's interval, valid at every moment."),
     ("agreement_high", "Upper end of that interval."),
 )
 _REWARD_SHARE = "The share of all that was earned that was earned where both chose alike."
@@ -77,7 +77,7 @@ _REWARD_SHARE = "The share of all that was earned that was earned where both cho
 
 _OF_METRICS = (
     ("lift", "What the bandit earns more than an arm of a reported metric, per decision."),
-    ("lift_low", "Lower end of the interval of that, which holds at any time."),
+    ("lift_low", "Lower end of that lift's interval, valid at every moment."),
     ("lift_high", "Upper end of that interval."),
 )
 
@@ -86,7 +86,7 @@ _OF_CHALLENGERS = (
     ("share", "The probability that a challenger decides."),
     ("decisions", "Decisions of the log that a challenger was compared on."),
     ("lift", "What a challenger would have earned more than what was served, per decision."),
-    ("lift_low", "Lower end of the interval of that, which holds at any time."),
+    ("lift_low", "Lower end of that lift's interval, valid at every moment."),
     ("lift_high", "Upper end of that interval."),
 )
 

@@ -22,9 +22,8 @@ ROOT = Path(__file__).parents[2]
 MONITOR = ROOT / "docker/monitor"
 RUNBOOK = ROOT / "docs/runbook.md"
 BOARD = json.loads((MONITOR / "grafana/bandexa.json").read_text())
-# What stays empty on a healthy server without arms and without named features.
-EMPTY = {"Findings", "Lift over other arms", "Drift of features", "Problems by type",
-         "Disk is full in"}  # fmt: skip
+# What stays empty on a healthy server without named features.
+EMPTY = {"Findings", "Drift of features", "Problems by type", "Disk is full in"}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -113,12 +112,16 @@ def prometheus(http: httpx.Client, tmp_path: Path) -> Iterator[str]:
 def test_every_panel_has_an_answer_on_a_live_server(prometheus: str, api):
     name = api.two_actions(
         policy="neural_linear_ts", encoder={"name": "mlp", "params": {"feature_dim": 4}},
-        training={"mode": "lockstep", "optimizer_steps": 4},
+        training={"mode": "lockstep", "optimizer_steps": 4}, rewards={"learn": {"click": 1}},
+        arms=[{"name": "control", "share": 0.5, "policy": "first"},
+              {"name": "rule", "share": 0, "shadow": True, "policy": "greedy"}],
     )  # fmt: skip
 
     def traffic() -> None:
         for number in range(3):
-            api.reward(api.select(name, [number, 1])["decision_id"], number / 2)
+            chosen = api.select(name, [number, 1])
+            report = {"decision_id": chosen["decision_id"], "metrics": {"click": number / 2}}
+            api.call("POST", "/reward", report)
 
     with httpx.Client(base_url=prometheus, trust_env=False, verify=False) as client:
 
