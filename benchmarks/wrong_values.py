@@ -96,7 +96,7 @@ def shares_of_best(
     sections: Mapping[str, Any] | None = None,
     repeats: int = 1,
 ) -> dict[str, list[float]]:
-    """Return the share of the best action behind each wrong value, and without one (`none`).
+    """Return the shares of the best action behind each wrong value, and without one (`none`).
 
     They have the decisions before it in common, and each repeat has draws of its own.
 
@@ -157,6 +157,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--bandits", nargs="*", choices=BANDITS, default=list(BANDITS))
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=1, help="of what follows, for each seed")
     given: argparse.Namespace = parser.parse_args(argv)
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -166,11 +167,11 @@ def main(argv: Sequence[str]) -> int:
     for bandit in given.bandits:
         played = []
         for seed in range(given.first_seed, given.first_seed + given.seeds):
-            played.append(shares_of_best(bandit, seed))
+            played.append(shares_of_best(bandit, seed, repeats=given.repeats))
             print(f"{bandit}, seed {seed}: {played[-1]}", file=sys.stderr, flush=True)
-        without = np.array([found[NONE] for found in played])
+        without = np.mean([found[NONE] for found in played], axis=1)
         for wrong in WRONG:
-            shares = np.array([found[wrong] for found in played])
+            shares = np.mean([found[wrong] for found in played], axis=1)
             points = 100.0 * (shares - without)
             num = int((points >= -POINTS).sum())
             results[f"{bandit} {wrong}"] = float(points.mean())

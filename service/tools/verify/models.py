@@ -243,9 +243,9 @@ class ModelAudit:
         forgetting = reader.forgetting_at(record, Forgetting(), BEGINNING, position, generation)
         what = f"snapshot {manifest.version}"
         compare_forgetting(self._check, what, forgetting, found.forgetting)
-        num_rows = int(manifest.metrics[RELEARNED])
+        num_rows = int(manifest.metrics["rows"])
         learned = reader.count_learned(record.key, BEGINNING, position)
-        if num_rows != learned and not self._may_evict(found, num_rows):
+        if not self._are_whole(manifest, found, learned):
             self._check.problem(f"{what}: relearned {num_rows} rows, the log has {learned}")
         if found.learns_features or num_rows != learned:
             return False
@@ -269,9 +269,7 @@ class ModelAudit:
         num_rows = int(manifest.metrics["rows"])
         learned = self._reader.count_learned(record.key, LogPosition(0), position)
         what = f"snapshot {manifest.version} against a rebuild over {num_rows} rows"
-        num_evicted = int(manifest.metrics.get("evicted_rows", 0.0))
-        whole = num_rows + num_evicted == learned
-        if num_rows > learned or not (whole or self._may_evict(found, num_rows)):
+        if not self._are_whole(manifest, found, learned):
             self._check.problem(
                 f"snapshot {manifest.version}: built over {num_rows} rows, the log has {learned}"
             )
@@ -352,6 +350,13 @@ class ModelAudit:
             difference = relative_difference(tensor, second.tensors()[name], 0.0)
             what = f"snapshot {manifest.version}: input scaling, {name}"
             self._check.differs(difference, EXACT, what)
+
+    def _are_whole(self, manifest: Manifest, found: ServingModel, learned: int) -> bool:
+        """Whether a snapshot was built over all rows, with those that its sample stands for."""
+        num_rows = int(manifest.metrics["rows"])
+        num_evicted = int(manifest.metrics.get("evicted_rows", 0.0))
+        whole = num_rows + num_evicted == learned
+        return whole or (num_rows <= learned and self._may_evict(found, num_rows))
 
     def _may_evict(self, found: ServingModel, num_rows: int) -> bool:
         """Whether a replay may have held so few rows: its capacity is, or was, limited."""
