@@ -35,6 +35,10 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer selects and rewards.")
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option("--standby", help="Wait while another server has the database of `store`."),
+    ] = None,
 ) -> None:
     """Serve bandits over HTTP until SIGTERM.
 
@@ -52,7 +56,7 @@ def serve(
     try:
         settings = load_settings(
             config, host=host, port=port, data_dir=data_dir, replay_dir=replay_dir,
-            durability=durability, device=device, workers=workers,
+            durability=durability, device=device, workers=workers, standby=standby,
         )  # fmt: skip
         keys = keys_of(settings)
         logs.configure(settings.log_format, settings.log_level)

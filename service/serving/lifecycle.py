@@ -9,7 +9,7 @@ already.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
@@ -43,10 +43,11 @@ from service.serving.rewards import Rewards
 from service.serving.rounds import Rounds
 from service.serving.select.answer import Selecting, finished
 from service.serving.select.batcher import DecisionBatcher
+from service.serving.standby import Standby
 from service.settings import Settings
-from service.store.address import PostgresUrl
-from service.store.errors import StoreError
-from service.store.opening import log_uid, open_store
+from service.store.address import PostgresUrl, StoreAddress
+from service.store.errors import StoreError, StoreTaken
+from service.store.opening import log_uid, open_store, wait_for_turn
 from service.store.placing import note_store, require_unmixed, store_of
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
@@ -98,9 +99,8 @@ async def running(
             for name in ("loader", "panels", "encoders", "actions")
         )
         delivery = Delivery(loop)
-        store = await loop.run_in_executor(
-            loader, open_store, address, settings.durability, delivery, loop.call_soon
-        )
+        opening = partial(open_store, address, settings.durability, delivery, loop.call_soon)
+        store = await loop.run_in_executor(loader, _in_turn, opening, settings, address, progress)
         stack.push_async_callback(_close_store, store)
         if isinstance(address, PostgresUrl):
             log_of = await loop.run_in_executor(loader, log_uid, address)
@@ -184,6 +184,25 @@ async def running(
             settings, metrics, loop, registry, store, reader, live, commit, selecting, rewards,
             rounds, explainer, recovery, serve, eraser, reconfiguring, amending, keeping,
         )  # fmt: skip
+
+
+def _in_turn(
+    opening: Callable[[], EventStore],
+    settings: Settings,
+    address: StoreAddress,
+    progress: StartProgress,
+) -> EventStore:
+    """Open the store, behind another server where this one stands by."""
+    while True:
+        try:
+            return opening()
+        except StoreTaken:
+            if not settings.standby:
+                raise
+        assert isinstance(address, PostgresUrl), "a file has no standby"
+        standby = Standby(settings, address, progress)
+        wait_for_turn(address, standby)
+        standby.ended()
 
 
 def _live_bandit(

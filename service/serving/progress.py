@@ -21,12 +21,19 @@ class StartProgress:
         self._num_rows: int | None = None
         self._num_done = 0
         self._given_up = False
+        self._stands_by_s: float | None = None
 
     def __str__(self) -> str:
+        if self._stands_by_s is not None:
+            return f"standby for {self._stands_by_s:.0f} s: another server has the database"
         if self._num_rows is None:
             return "opening the database"
         share = min(self._num_done / self._num_rows, 1.0) if self._num_rows else 1.0
         return f"recovering {int(100 * share)} %"
+
+    def stand_by(self, waited_s: float | None) -> None:
+        """Note for how long another server has had the database; None: it has ended."""
+        self._stands_by_s = waited_s
 
     def expect(self, num_rows: int) -> None:
         """Note how many rows there are to apply."""

@@ -42,6 +42,12 @@ class Settings(BaseModel):
         " data_dir alone. When not given, what the database says. See"
         " [scaling](scaling.md#snapshots-and-trainers).",
     )
+    standby: bool = Field(
+        False,
+        description="With `store`: where another server has the database, wait until it ends, and"
+        " serve then. Meanwhile /healthz answers 200 and all else 503. It needs `snapshot_store`,"
+        " the same for all. See [postgres](postgres.md#a-second-server-that-stands-by).",
+    )
     trainer: Literal["child", "elsewhere"] = Field(
         "child",
         description="child: the server starts its trainer; elsewhere: it starts none, and"
@@ -306,6 +312,17 @@ class Settings(BaseModel):
         if self.trainer == "elsewhere" and self.snapshot_store == "directory":
             raise ValueError(
                 "trainer: elsewhere needs a `snapshot_store` that is shared, such as postgresql"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _standby_finds_snapshots(self) -> Self:
+        if self.standby and self.store is None:
+            raise ValueError("standby: needs `store`; a file has one server")
+        if self.standby and self.snapshot_store in (None, "directory"):
+            raise ValueError(
+                "standby: needs `snapshot_store` other than directory, where each server finds the"
+                " snapshots of the other"
             )
         return self
 

@@ -11,6 +11,7 @@ ServiceError
 |- Unavailable         cannot be done now, may be retried
 `- StoreError          the database cannot be used
    |- LogTrimmed       retention removed the requested rows
+   |- StoreTaken       another server has the database
    |- StoreUnreadable  a read failed
    `- StoreDamaged     a row's checksum or hash differs
 """
@@ -89,6 +90,10 @@ class Unavailable(ServiceError):
 
 class StoreError(ServiceError):
     """The database cannot be opened or written."""
+
+
+class StoreTaken(StoreError):
+    """Another server has the database."""
 
 
 class LogTrimmed(StoreError):

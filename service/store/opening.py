@@ -55,6 +55,11 @@ def open_store(
     return SqliteStore(path, durability, deliver, gather=gather)
 
 
+def wait_for_turn(url: PostgresUrl, waiting: Callable[[], None]) -> None:
+    """Return once no server has a database; `waiting` is called now and then, and may raise."""
+    _postgres(url).wait_for_turn(waiting)
+
+
 def log_uid(url: PostgresUrl) -> str:
     """Return what identifies the log of a database among all others.
 

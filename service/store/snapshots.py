@@ -76,6 +76,20 @@ def settled_place(address: StoreAddress, given: str | None) -> str:
     return noted
 
 
+def require_noted(address: PostgresUrl, given: str) -> None:
+    """Check that the server of a database has its snapshots at a place that others find.
+
+    Raises:
+        StoreError: It has them elsewhere.
+        SnapshotError: The database cannot be read.
+    """
+    if given != (noted := _noted(address)):
+        raise StoreError(
+            f"snapshot_store: the server that has {address} keeps its snapshots in {noted}, not in"
+            f" {given}: give both the same"
+        )
+
+
 def snapshots_of(
     root: Path, address: StoreAddress, uid: BanditUid, fence: Fence | None = None
 ) -> SnapshotStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
 from service.store.address import PostgresUrl
@@ -15,6 +15,7 @@ from service.store.postgres.readers import PostgresCountingReader, PostgresHisto
 from service.store.postgres.rows import read_rows, write_rows
 from service.store.postgres.schema import open_writer, require_current, schema_version
 from service.store.postgres.store import PostgresStore
+from service.store.postgres.turn import wait_for_turn
 from service.store.protocol import Deliver, Durability, EventStore
 from service.store.reading import Audit, CountingReader, DecisionHistory, LogReader
 from service.store.sql.clock import stored_clock
@@ -34,6 +35,10 @@ class Opening:
     def store(self, durability: Durability, deliver: Deliver, gather: Deliver | None) -> EventStore:
         """Open the store of a server."""
         return PostgresStore(self._url, durability, deliver, gather=gather)
+
+    def wait_for_turn(self, waiting: Callable[[], None]) -> None:
+        """Return once no server has it."""
+        wait_for_turn(self._url, waiting)
 
     def reader(self) -> LogReader:
         """Open a reader of logs."""

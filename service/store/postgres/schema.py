@@ -13,7 +13,7 @@ from contextlib import closing
 from importlib import resources
 
 from service.store.address import PostgresUrl
-from service.store.errors import StoreError, StoreUnreadable
+from service.store.errors import StoreError, StoreTaken, StoreUnreadable
 from service.store.identity import CELL
 from service.store.postgres.connection import ReadConnection, Session
 from service.store.postgres.faults import ERRORS, describe
@@ -48,7 +48,7 @@ def open_writer(url: PostgresUrl, durability: str) -> Session:
     try:
         _check_server(url, session)
         if not _locked(session):
-            raise StoreError(f"{url} is open in another server")
+            raise StoreTaken(f"{url} is open in another server: `standby` would wait for its end")
         if _has_tables(session):
             _require(url, *_versions(session))
             _upgrade(session)
