@@ -144,8 +144,8 @@ def test_each_outcome_is_shown_and_every_worker_that_died_is_a_failure(tmp_path:
     """The files of other workers are run to their end, and nothing waits for a worker's children.
 
     OUTCOMES: 2 pass (one of them fails in its teardown), 1 is skipped, 2 fail. KILLED: a worker
-    gets SIGKILL. EXITS: a worker ends with status 0, as if all were well. LEAVES: one
-    passes, and its worker ends. STARTS passes 4 times.
+    gets SIGKILL, and a test is not run. EXITS: a worker ends with status 0, as if all were well.
+    LEAVES: one passes, and its worker ends. STARTS passes 4 times.
     """
     texts = {"outcomes": OUTCOMES, "killed": KILLED, "exits": EXITS, "leaves": LEAVES}
     files(tmp_path, **{name: STARTS + text for name, text in texts.items()})
@@ -154,7 +154,7 @@ def test_each_outcome_is_shown_and_every_worker_that_died_is_a_failure(tmp_path:
     os.close(ours)
     os.close(until)
     assert status == pytest.ExitCode.TESTS_FAILED, output
-    assert "5 failed, 7 passed, 1 skipped, 1 error" in output
+    assert "5 failed, 7 passed, 1 skipped, 2 errors" in output
     for text in (
         "SKIPPED [1] test_outcomes.py:19: a reason to skip",
         "what it printed",
@@ -164,8 +164,35 @@ def test_each_outcome_is_shown_and_every_worker_that_died_is_a_failure(tmp_path:
         "the worker ended with status -9; this was its last test",
         "the worker ended with status 9; this was its last test",
         "the worker ended with status 0; this was its last test",
+        "not run: its worker has ended",
     ):
         assert text in output, output
+
+
+def test_files_that_no_worker_is_left_for_are_failures(tmp_path: Path) -> None:
+    files(tmp_path, **dict.fromkeys("ab", KILLED), c="def test_one(): pass\ndef test_two(): pass")
+    status, output = Run(tmp_path, "--forks", "2").end()
+    assert status == pytest.ExitCode.TESTS_FAILED, output
+    assert "2 failed, 4 errors" in output, output
+    assert output.count("not run: every worker has ended") == 2, output
+
+
+def test_a_file_waits_for_whoever_is_free_first(tmp_path: Path) -> None:
+    """`a` does not end before every other file has: none of them waits behind it."""
+    waits = """
+import time
+from pathlib import Path
+def test_waits():
+    while len(list(Path().glob("*.ended"))) < 2:
+        time.sleep(0.01)
+"""
+    ends = """
+from pathlib import Path
+def test_ends(): Path(__file__).with_suffix(".ended").touch()
+"""
+    files(tmp_path, a=waits, b=ends, c=ends)
+    status, output = Run(tmp_path, "--forks", "2", "--timeout", "30").end()
+    assert status == pytest.ExitCode.OK, output
 
 
 def test_a_worker_that_no_time_limit_reaches_is_ended(tmp_path: Path) -> None:
