@@ -60,7 +60,8 @@ def trainer(
         url = PostgresUrl.of(settings.store)
         for folder in (settings.data_dir, settings.snapshots, settings.replays):
             make_dirs(LocalFileSystem(), folder.resolve())
-        lock_file(settings.data_dir / "trainer.lock")
+        rank = os.environ.get("LOCAL_RANK", "0")  # of torchrun's processes on this machine
+        lock_file(settings.data_dir / ("trainer.lock" if rank == "0" else f"trainer-{rank}.lock"))
         note_store(settings.data_dir, url, log_uid(url))
         from service.training.messages import Configuration
         from service.training.worker.elsewhere import run

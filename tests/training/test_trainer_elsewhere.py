@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from bandexa_core.snapshots.publishing import WORLD_SIZE
 from service.store.address import PostgresUrl
 from service.store.postgres.connection import Session
 from tests.fixtures.commands import bandexa as run
-from tests.fixtures.nodes import Node, context_of, reward_of
+from tests.fixtures.nodes import Node, Rig, context_of, feed, reward_of
 from tests.fixtures.postgres import Cluster
 from tests.fixtures.waiting import poll
 
@@ -61,13 +63,15 @@ def serving(folder: Path, url: str, trainer: str = "elsewhere") -> Iterator[Node
 
 
 @contextmanager
-def training(folder: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a trainer; it is killed at the exit if it still runs."""
+def training(
+    folder: Path, url: str, launcher: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a trainer, perhaps by a launcher; it is killed at the exit if it still runs."""
     environment = os.environ | {"BANDEXA_STORE": url, "BANDEXA_TRAINER_LEASE_S": str(LEASE_S)}
     log = folder.with_suffix(".log")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "trainer", "--data-dir", str(folder)],
+            [sys.executable, *launcher, "-m", "service.cli", "trainer", "--data-dir", str(folder)],
             env=environment, stdout=out, stderr=out,
         )  # fmt: skip
     try:
@@ -183,3 +187,18 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path, url, command, given, 
     done = run(command, *more, "--data-dir", tmp_path / "data", env=environment)
     assert done.returncode != 0
     assert says in done.stderr
+
+
+def test_torchrun_makes_ranks_of_one_trainer(tmp_path, url) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    with ExitStack() as stack:
+        node = stack.enter_context(serving(tmp_path / "server", url))
+        node.create("b", Rig.neural(training=Rig.training()))
+        feed(node, "b", 0, 40)
+        process = stack.enter_context(training(tmp_path / "trainer", url, launcher))
+        assert node.train("b")["snapshot"] == 1
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        db = stack.enter_context(closing(Session(PostgresUrl(url), own_loop=True)))
+        (found,) = db.fetch("SELECT manifest FROM snapshots WHERE version = 1")
+    assert json.loads(found[0])["manifest"]["meta"][WORLD_SIZE] == 2

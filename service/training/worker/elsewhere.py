@@ -36,6 +36,15 @@ from service.training.messages import (
     order_in,
 )
 from service.training.worker.heartbeat import Heartbeats
+from service.training.worker.peer import share_rounds
+from service.training.worker.ranks import (
+    LOST,
+    JoinedRanks,
+    RankLost,
+    RoundRanks,
+    StartedRanks,
+    torchrun_ranks,
+)
 from service.training.worker.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -53,13 +62,19 @@ class RemoteTrainer:
         configuration: The directories, and how to train.
         lease_s: Time after which another trainer takes over from one that has ended.
         hung_s: Time without a sign of work after which a round is given up.
+        ranks: The processes that share its rounds; this one is rank 0.
 
     Raises:
         StoreError: The snapshots of the database are not shared, or it cannot be read.
     """
 
     def __init__(
-        self, url: PostgresUrl, configuration: Configuration, lease_s: float, hung_s: float
+        self,
+        url: PostgresUrl,
+        configuration: Configuration,
+        lease_s: float,
+        hung_s: float,
+        ranks: RoundRanks | None = None,
     ) -> None:
         try:
             shared = are_shared(url)
@@ -76,7 +91,7 @@ class RemoteTrainer:
         self._leases = TrainingLeases(url, self._name)
         self._order: OpenOrder | None = None
         self._beaten = 0.0
-        self._trainer = Trainer(configuration, Heartbeats(self._beat))
+        self._trainer = Trainer(configuration, Heartbeats(self._beat), ranks)
         self._tidied = time.monotonic()
 
     def run(self) -> None:
@@ -120,6 +135,9 @@ class RemoteTrainer:
             self._answer(order, epoch, self._trainer.round(message))
         except BanditGone:
             self._answer(order, epoch, Gone())
+        except RankLost as error:  # whoever started this process starts it again
+            log.error("the round of %s is left: %s", order.uid, error)
+            raise SystemExit(LOST) from error
         except SnapshotRefused as error:
             log.warning("what the round of %s has learned is not published: %s", order.uid, error)
             self._answer(order, epoch, Failed(str(error)))
@@ -199,9 +217,15 @@ def end_by_signal() -> None:
 
 
 def run(url: PostgresUrl, configuration: Configuration, lease_s: float, hung_s: float) -> None:
-    """Train until a signal; see `RemoteTrainer`."""
-    trainer = RemoteTrainer(url, configuration, lease_s, hung_s)
+    """Train until a signal; see `RemoteTrainer`. Under `torchrun`, ranks after 0 follow rank 0."""
     os.nice(configuration.niceness)
+    ranks: RoundRanks = torchrun_ranks(configuration, os.environ)
+    if isinstance(ranks, JoinedRanks) and ranks.rank:
+        log.info("rank %d of %d follows rank 0", ranks.rank, ranks.size)
+        share_rounds(Trainer(configuration, Heartbeats(lambda beat: None), ranks), ranks)
+    if ranks.size == 1 and configuration.processes > 1:
+        ranks = StartedRanks(configuration)
+    trainer = RemoteTrainer(url, configuration, lease_s, hung_s, ranks)
     end_by_signal()
     log.info("the trainer takes orders from %s", url)
     trainer.run()
