@@ -513,6 +513,7 @@ class CountedValue(NamedTuple):
         origin: The position at which its value was learned first.
         explored: Whether another action had the best mean; None where that is not known.
         shadows: What shadows would have served, by name, where it was asked for; None: nothing.
+        is_new_unit: Whether no earlier decision was made for the same unit, where it was asked for.
     """
 
     position: int
@@ -535,3 +536,4 @@ class CountedValue(NamedTuple):
     origin: int | None = None
     explored: bool | None = None
     shadows: Mapping[str, ActionId] | None = None
+    is_new_unit: bool = True

@@ -319,6 +319,7 @@ class Follower:
         rows = self._store.learned(
             key, cursor, head, CHUNK, contexts=self._has_segments(key),
             shadows=self._any_spec(key, lambda spec: any(arm.shadow for arm in spec.arms)),
+            units=self._any_spec(key, lambda spec: spec.sticky == "action"),
         )  # fmt: skip
         for row in rows:
             cursors[uid] = row.position

@@ -59,11 +59,15 @@ class Judging:
         self.changed: set[str] = set()  # since they were judged last
 
     def take(self, uid: str, rows: Iterable[CountedValue]) -> None:
-        """Count the first values of a bandit."""
+        """Count the first values of a bandit.
+
+        Where the decisions of a unit have one draw (`sticky: action`), its first one alone counts:
+        the others are not further evidence of what a draw brings.
+        """
         firsts = [
             row for row in rows
             if row.before is None and row.after is not None and row.place == 0
-            and row.action is not None and row.score is not None
+            and row.action is not None and row.score is not None and row.is_new_unit
         ]  # fmt: skip
         if not firsts:
             return

@@ -46,6 +46,7 @@ class MemoryCountingReader(View):
         *,
         contexts: bool = False,
         shadows: bool = False,
+        units: bool = False,
     ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         with self._reading() as contents:
@@ -73,6 +74,7 @@ class MemoryCountingReader(View):
                         context=made.context.tobytes() if contexts else None,
                         propensity=made.propensity, score=made.chosen[each.item].score,
                         explored=made.explored, shadows=made.shadows if shadows else None,
+                        is_new_unit=not units or _is_new_unit(contents, held),
                     )  # fmt: skip
                 found.append(value)
             return found
@@ -91,6 +93,14 @@ def _is_first(contents: Contents, held: HeldDecision) -> bool:
         other.record.unit == made.unit and other.record.arm is not None
         for other in contents.of(made.bandit).in_order()
         if other.record.key < made.key
+    )
+
+
+def _is_new_unit(contents: Contents, held: HeldDecision) -> bool:
+    made = held.record
+    return made.unit is None or not any(
+        other.record.unit == made.unit and other.record.key < made.key
+        for other in contents.of(made.bandit).in_order()
     )
 
 

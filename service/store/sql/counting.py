@@ -29,7 +29,10 @@ SELECT l.position, l.time, l.before, l.after, d.time,
     SELECT 1 FROM decisions AS e WHERE e.unit = d.unit AND e.key < d.key
     AND e.key >= l.bandit << :bits AND e.arm IS NOT NULL),
   l.payload, CASE WHEN :contexts THEN d.context END, d.propensity, l.origin, d.explored,
-  CASE WHEN :shadows THEN d.candidates END
+  CASE WHEN :shadows THEN d.candidates END,
+  CASE WHEN :units AND d.unit IS NOT NULL THEN NOT EXISTS (
+    SELECT 1 FROM decisions AS u WHERE u.unit = d.unit AND u.key < d.key
+    AND u.key >= l.bandit << :bits) END
 FROM log AS l LEFT JOIN decisions AS d ON d.key = l.key
 WHERE l.bandit = :bandit AND l.position > :after AND l.position <= :up_to AND l.kind IN (1, 5)
 ORDER BY l.position LIMIT :most
@@ -66,6 +69,7 @@ class SqlCountingReader:
         *,
         contexts: bool = False,
         shadows: bool = False,
+        units: bool = False,
     ) -> list[CountedValue]:
         """See `CountingReader.learned`."""
         rows = self._db.execute(
@@ -78,6 +82,7 @@ class SqlCountingReader:
                 "bits": TIME_BITS,
                 "contexts": contexts,
                 "shadows": shadows,
+                "units": units,
             },
         ).fetchall()
         values = [_value(*row) for row in rows]
@@ -134,6 +139,7 @@ def _value(
     origin: int | None,
     explored: int | None,
     candidates: bytes | None,
+    is_new_unit: int | None,
 ) -> CountedValue:
     action = score = metrics = metrics_before = shadows = None
     if chosen is not None:
@@ -149,4 +155,5 @@ def _value(
         position, time, before, after, decided, first_learned, bool(imported), made_at, place,
         action, arm, bool(is_first), metrics, metrics_before, context, propensity, score, origin,
         None if explored is None else bool(explored), shadows,
+        is_new_unit is None or bool(is_new_unit),
     )  # fmt: skip
