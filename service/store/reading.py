@@ -379,11 +379,12 @@ class CountingReader(Reader, Protocol):
         *,
         contexts: bool = False,
         shadows: bool = False,
+        units: bool = False,
     ) -> list[CountedValue]:
         """Return at most so many learn rows, and rows that void values, in (after, up_to].
 
         `contexts`: With the contexts of their decisions. `shadows`: With what shadows would have
-        served in these.
+        served in these. `units`: With whether these are the first ones of their units.
         """
 
 

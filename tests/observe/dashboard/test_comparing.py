@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import BanditSpec, ContextSpec
 from bandexa_core.spec.arms import ArmSpec
 from service.observe.dashboard.comparing import Comparison
-from service.observe.dashboard.judging import weighed_by
+from service.observe.dashboard.judging import Judging, weighed_by
 from service.observe.dashboard.standings import standing
 from service.observe.dashboard.sums import (
     SEGMENT,
@@ -26,6 +26,7 @@ from service.observe.dashboard.sums import (
     top_actions,
     unpacked,
 )
+from service.observe.evidence import WARM_UP
 from service.serving.standing import Estimated, Standing
 from service.store.records import CountedValue
 
@@ -341,3 +342,30 @@ def test_what_an_arm_served_with_certainty_weighs_nothing(
     arm: str | None, propensity: float | None, weighed: float | None
 ) -> None:
     assert weighed_by(row(1, arm, 0.5, propensity=propensity)) == weighed
+
+
+class NoDays:
+    """A file of counts that has none yet."""
+
+    def actions(self, uid: str) -> list[Any]:
+        return []
+
+    def series(self, *asked: Any) -> dict[int, Any]:
+        return {}
+
+    def delays(self, *asked: Any) -> dict[int, int]:
+        return {}
+
+
+def test_of_units_with_one_draw_the_first_decision_is_evidence_about_actions() -> None:
+    """Six decisions of a unit repeat its action: they say as much of it as one."""
+    judging, none = Judging(), cast(Any, NoDays())
+    rows = [
+        row(
+            n, None, 1.0, propensity=0.5, score=0.5, action=ActionId("ab"[n // 6 % 2]),
+            is_new_unit=n % 6 == 0,
+        )
+        for n in range(18_000)
+    ]  # fmt: skip
+    judging.take("uid", rows)
+    assert judging.evidence("uid", none, none, 0.0).num == 3000 - WARM_UP

@@ -96,6 +96,21 @@ def test_what_shadows_would_have_served_is_stored_with_a_decision(
         assert [each.shadows for each in counting.learned(bandit.key, 0, 1 << 20, 9)] == [None] * 2
 
 
+@pytest.mark.few(0, of="postgres")
+def test_the_first_decision_of_a_unit_is_known_where_that_is_asked_for(client, store, make):
+    bandit = make.bandit(client, store)
+    units = ["ann", None, "ann", "bob", None, "bob"]
+    for number, unit in enumerate(units):
+        record = make.decision(bandit, f"d{number}")._replace(unit=unit)
+        assert client.call(store.append_decision, record) is None
+        client.call(rewards(store), make.report(f"d{number}", 0.5))
+    with store.counting() as counting:
+        values = counting.learned(bandit.key, 0, 1 << 20, 9, units=True)
+        assert [each.is_new_unit for each in values] == [True, True, False, True, True, False]
+        unasked = counting.learned(bandit.key, 0, 1 << 20, 9)
+        assert all(each.is_new_unit for each in unasked)
+
+
 def test_of_equal_ids_in_one_commit_the_first_is_stored(client, store, make):
     bandit = make.bandit(client, store)
     for salt in range(3):
