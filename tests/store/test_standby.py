@@ -12,6 +12,7 @@ import pytest
 
 from service.store.address import PostgresUrl
 from service.store.postgres.schema import open_writer
+from service.store.postgres.turn import FREE_LOOKS, wait_for_turn
 from tests.fixtures.commands import bandexa as run
 from tests.fixtures.nodes import Node, Refused, context_of, reward_of
 from tests.fixtures.postgres import Cluster, cluster
@@ -136,6 +137,25 @@ def test_a_lost_connection_or_a_restart_of_the_database_moves_nothing(tmp_path) 
             b.serving()
             assert b.state("b")["position"] == position
             assert b.stop() == 0
+
+
+def test_a_lock_is_taken_only_where_it_stays_free(url) -> None:
+    """The server that had it may connect again: in its place, a session closes and opens."""
+    address = PostgresUrl(url)
+    holders = [open_writer(address, "commit")]
+    looks = 0
+
+    def waiting() -> None:
+        nonlocal looks
+        looks += 1
+        if looks in (3, 3 + FREE_LOOKS):
+            holders.pop().close()
+        elif looks == 2 + FREE_LOOKS:
+            holders.append(open_writer(address, "commit"))
+
+    wait_for_turn(address, waiting)
+    assert holders == []
+    assert looks >= 2 * FREE_LOOKS + 2
 
 
 def test_a_server_that_stands_by_ends_by_a_signal(tmp_path, url) -> None:

@@ -17,8 +17,11 @@ from service.store.postgres.schema import LOCK
 
 log = logging.getLogger(__name__)
 LOOKS_EVERY_S = 0.25
-FREE_FOR_S = 1.5  # in which the server of before has connected again, if its connection alone ended
-AFTER_OUTAGE_S = 3.0  # likewise, if the database was away
+# So many looks at a free lock, one after the other, let the server of before connect again: where
+# its connection alone ended, and where the database was away. Time in which this process stands
+# still does not count.
+FREE_LOOKS = 7
+LOOKS_AFTER_OUTAGE = 13
 _IS_TAKEN = """
 SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -34,8 +37,7 @@ def wait_for_turn(url: PostgresUrl, waiting: Callable[[], None]) -> None:
         waiting: Called before each look; what it raises ends the wait.
     """
     session: Session | None = None
-    free_since: float | None = None
-    was_away = False
+    num_free, was_away = 0, False
     try:
         while True:
             waiting()
@@ -50,14 +52,13 @@ def wait_for_turn(url: PostgresUrl, waiting: Callable[[], None]) -> None:
                     session.close()
                     session = None
                 was_away, is_taken = True, True
-            now = time.monotonic()
             if is_taken:
-                free_since = None
+                num_free = 0
                 was_away = was_away and session is None
-            elif free_since is None:
-                free_since = now
-            elif now - free_since >= (AFTER_OUTAGE_S if was_away else FREE_FOR_S):
-                return
+            else:
+                num_free += 1
+                if num_free >= (LOOKS_AFTER_OUTAGE if was_away else FREE_LOOKS):
+                    return
             time.sleep(LOOKS_EVERY_S)
     finally:
         if session is not None:
