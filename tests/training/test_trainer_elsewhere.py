@@ -18,11 +18,13 @@ import pytest
 from bandexa_core.snapshots.publishing import WORLD_SIZE
 from service.store.address import PostgresUrl
 from service.store.postgres.connection import Session
+from tests.fixtures.buckets import NAME, s3
 from tests.fixtures.commands import bandexa as run
 from tests.fixtures.nodes import Node, Rig, context_of, feed, reward_of
 from tests.fixtures.postgres import Cluster
 from tests.fixtures.waiting import poll
 
+__all__ = ["s3"]
 pytestmark = pytest.mark.needs("postgres")
 LEASE_S = 1.0
 LINEAR = {
@@ -31,6 +33,11 @@ LINEAR = {
     "action_dim": 4,
     "seed": 3,
     "training": {"mode": "lockstep"},
+}
+NEURAL = LINEAR | {
+    "policy": "neural_linear_ts",
+    "encoder": {"name": "mlp", "params": {"feature_dim": 4, "hidden": [6]}},
+    "training": {"mode": "lockstep", "optimizer_steps": 20},
 }
 PUBLISHES = """
 SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INTO snapshots%'
@@ -45,11 +52,12 @@ def url(postgres: Cluster) -> Iterator[str]:
 
 
 @contextmanager
-def serving(folder: Path, url: str, trainer: str = "elsewhere") -> Iterator[Node]:
+def serving(folder: Path, url: str, trainer: str = "elsewhere", place: str = "") -> Iterator[Node]:
     node = Node(
         folder,
         environment={
-            "BANDEXA_STORE": url, "BANDEXA_SNAPSHOT_STORE": "postgresql",
+            "BANDEXA_STORE": url,
+            **({"BANDEXA_SNAPSHOT_STORE": place} if place else {}),
             "BANDEXA_TRAINER": trainer,
         },
         durability="os",
@@ -101,7 +109,7 @@ def test_decisions_are_those_of_a_server_with_its_own_trainer(
     found = []
     with postgres.empty() as other, ExitStack() as stack:
         for name, place, trainer in (("a", url, "elsewhere"), ("b", other, "child")):
-            node = stack.enter_context(serving(tmp_path / name, place, trainer))
+            node = stack.enter_context(serving(tmp_path / name, place, trainer, "postgresql"))
             node.create("b", LINEAR)
             if trainer == "elsewhere":
                 process = stack.enter_context(training(tmp_path / "trainer", place))
@@ -118,7 +126,7 @@ def test_decisions_are_those_of_a_server_with_its_own_trainer(
 def test_a_round_of_a_killed_or_paused_trainer_is_anothers(tmp_path, url) -> None:
     """A lock stops whoever publishes: then one trainer is paused there, and later one killed."""
     with ExitStack() as stack:
-        node = stack.enter_context(serving(tmp_path / "server", url))
+        node = stack.enter_context(serving(tmp_path / "server", url, place="postgresql"))
         node.create("b", LINEAR)
         trainers = [
             stack.enter_context(training(tmp_path / f"trainer{number}", url)) for number in (0, 1)
@@ -159,16 +167,27 @@ def test_a_round_of_a_killed_or_paused_trainer_is_anothers(tmp_path, url) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_orders_outlive_a_trainer_and_wait_for_one(tmp_path, url) -> None:
-    with serving(tmp_path / "server", url) as node, ThreadPoolExecutor(1) as thread:
-        node.create("b", LINEAR)
-        play(node, 0, 4)
+def test_an_order_waits_for_a_trainer_and_its_network_lies_in_a_bucket(s3, tmp_path, url) -> None:
+    place = f"s3://{NAME}/{tmp_path.name}"
+    with serving(tmp_path / "server", url, place=place) as node, ThreadPoolExecutor(1) as thread:
+        node.create("b", NEURAL)
+        play(node, 0, 110)
         answer = thread.submit(node.train, "b")
         with closing(Session(PostgresUrl(url), own_loop=True)) as look:
             poll(lambda: look.fetch("SELECT 1 FROM orders"), "an order")
+            assert look.fetch("SELECT 1 FROM blobs") == []
         assert not answer.done()
         with training(tmp_path / "trainer", url):
-            assert answer.result()["snapshot"] == 1
+            trained = answer.result()
+            assert trained["snapshot"] == 1
+            assert trained["metrics"]["rows"] == 110
+            assert "loss_after" in trained["metrics"]
+        before = play(node, 110, 114)
+    with serving(tmp_path / "other", url) as other:  # it finds the bucket by the database
+        assert play(other, 110, 114) == before
+        assert other.state("b")["snapshot"] == 1
+    done = run("verify", other.data_dir, env={"BANDEXA_STORE": url})
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
