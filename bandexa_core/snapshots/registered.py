@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from bandexa_core.errors import SnapshotCorrupt, SnapshotError, SnapshotRefused
-from bandexa_core.filesystem import make_dirs, remove_tree, replace_file
+from bandexa_core.filesystem import make_dirs, remove_tree, write_synced
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.snapshots.blobs import SnapshotBlobs
 from bandexa_core.snapshots.manifest import Manifest, parse_manifest
@@ -223,13 +223,20 @@ class RegisteredSnapshots(SnapshotStore):
                         raise SnapshotCorrupt(
                             f"{row.prefix}/{name}: its hash is not the manifest's"
                         )
-                    replace_file(self._fs, path, data)
+                    self._replace(path, data)
                     is_new = True
             if not _is(directory / MANIFEST_FILE, row.manifest):
-                replace_file(self._fs, directory / MANIFEST_FILE, row.manifest)
+                self._replace(directory / MANIFEST_FILE, row.manifest)
         if is_new:
             self._forget_removed()
         return directory
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        """Replace a file of the cache; other processes may do the same at the same time."""
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        write_synced(self._fs, temporary, data)
+        self._fs.rename(temporary, path)
+        self._fs.sync_dir(path.parent)
 
     def _forget_removed(self) -> None:
         """Drop what was removed elsewhere from the cache."""

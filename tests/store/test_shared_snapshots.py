@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -120,6 +121,19 @@ def test_what_is_damaged_is_copied_again_or_passed_over(url, tmp_path) -> None:
     found, skipped = b.newest(lambda manifest: True)
     assert found.manifest.version == 0
     assert [version for version, _ in skipped] == [1]
+
+
+def test_processes_that_share_a_cache_fill_it_at_once(empty, tmp_path) -> None:
+    """As the workers of a server do, when a round has published."""
+    settled_place(empty, "postgresql")
+    a = at(empty, tmp_path / "a")
+    for version in range(10):
+        a.publish(draft(version), FILES)
+    with ThreadPoolExecutor(4) as threads:
+        for version in range(10):
+            calls = [threads.submit(at(empty, tmp_path / "b").fetch, version) for _ in range(4)]
+            (found,) = {call.result() for call in calls}
+            assert files_of(found) == files_of(a.fetch(version))
 
 
 def test_pruning_removes_rows_files_and_orphans(url, tmp_path) -> None:
