@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.matrices import examples
+
 JSON, MSGPACK = "application/json", "application/msgpack"
 KEYS = st.sampled_from(["age", "device", "at", "tags", "v", "a.b", "", "..", "\ud800", "x" * 300])
 WORDS = st.sampled_from(["phone", "7", "1e999", "2024-02-30T25:61", "NaN", "\x00", "\ud800", "ä"])
@@ -43,7 +45,7 @@ SPECS: list[dict[str, Any]] = [
     {"context": {"shape": [2]}, "action_dim": 1},
 ]
 TRIED = settings(
-    max_examples=25, deadline=None,
+    max_examples=examples(25, 150), deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from bandexa_core.errors import ReplayError
 from bandexa_core.filesystem import FileSystem
 from bandexa_core.replay import DiskReplay, Replay, RowLayout, Rows
+from tests.fixtures.matrices import examples
 
 LAYOUT = RowLayout((3,), "uint8", 1)
 
@@ -275,7 +276,7 @@ def test_a_replay_equals_a_list_after_any_sequence_of_operations(
         },
     )
     run = settings(
-        max_examples=20,
+        max_examples=examples(20, 40),
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

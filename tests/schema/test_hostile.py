@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bandexa_core.schema import Encoding, Features, Observed, accept, fit, from_bytes, to_bytes
+from tests.fixtures.matrices import examples
 from tests.schema.tables import rows
 
 AUTO = Features(auto=True)
@@ -58,7 +59,9 @@ FITTED = [
         ],
     ),
 ]  # fmt: skip
-QUICK = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    max_examples=examples(30, 80), deadline=None, suppress_health_check=list(HealthCheck)
+)
 STORED = FITTED[3].to_json()
 
 

@@ -50,6 +50,7 @@ from service.store.errors import ServiceError
 from service.store.identity import is_server_form
 from service.store.protocol import Due, FoundDecision, Reportable, Step
 from service.store.records import BanditRecord, DecisionRecord, RoundRecord
+from tests.fixtures.matrices import examples
 from tests.fixtures.postgres import Cluster
 from tests.store.conftest import make_decision, make_features, make_spec
 from tests.store.contract.readable import FAR, Readers, plain
@@ -465,7 +466,7 @@ class BothStores(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=8, stateful_step_count=40, deadline=None,
+    max_examples=examples(8, 15), stateful_step_count=40, deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink a failure takes more than a test's time
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
@@ -482,4 +483,6 @@ def test_a_database_beside_a_file(postgres: Cluster) -> None:
                 schemas.close()  # that of the example before
                 super().__init__(schemas.enter_context(postgres.empty()))
 
-        run_state_machine_as_test(BesideFile, settings=settings(SETTINGS, max_examples=1))
+        run_state_machine_as_test(
+            BesideFile, settings=settings(SETTINGS, max_examples=examples(1, 4))
+        )

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import RewardSpec
 from service.store.errors import InvalidRequest, UnknownDecision
+from tests.fixtures.matrices import examples
 from tests.store.conftest import creating, make_decision, make_report, make_spec
 from tests.store.contract.turns import MEMORY, SQLITE, Turns
 from tests.store.logs import learn_rows
@@ -254,6 +255,6 @@ class ContractOverMemory(Contract):
 TestContractOverSqlite = ContractOverSqlite.TestCase
 TestContractOverMemory = ContractOverMemory.TestCase
 TestContractOverSqlite.settings = TestContractOverMemory.settings = settings(
-    max_examples=15, stateful_step_count=40, deadline=None,
+    max_examples=examples(15, 40), stateful_step_count=40, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )  # fmt: skip
