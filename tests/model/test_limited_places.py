@@ -137,6 +137,7 @@ def chosen(model, number: int, num: int = PLACES, *, asked=None, limited: bool =
     )  # fmt: skip
 
 
+@pytest.mark.few(5)  # every encoder, every method, with an arm and without
 @pytest.mark.parametrize(
     ("kind", "method", "arms"),
     spread(
