@@ -62,7 +62,8 @@ def trainer(
             make_dirs(LocalFileSystem(), folder.resolve())
         rank = os.environ.get("LOCAL_RANK", "0")  # of torchrun's processes on this machine
         lock_file(settings.data_dir / ("trainer.lock" if rank == "0" else f"trainer-{rank}.lock"))
-        note_store(settings.data_dir, url, log_uid(url))
+        if rank == "0":  # the others share the directory
+            note_store(settings.data_dir, url, log_uid(url))
         from service.training.messages import Configuration
         from service.training.worker.elsewhere import run
 

@@ -52,7 +52,9 @@ def url(postgres: Cluster) -> Iterator[str]:
 
 
 @contextmanager
-def serving(folder: Path, url: str, trainer: str = "elsewhere", place: str = "") -> Iterator[Node]:
+def serving(
+    folder: Path, url: str, trainer: str = "elsewhere", place: str = "postgresql"
+) -> Iterator[Node]:
     node = Node(
         folder,
         environment={
@@ -109,7 +111,7 @@ def test_decisions_are_those_of_a_server_with_its_own_trainer(
     found = []
     with postgres.empty() as other, ExitStack() as stack:
         for name, place, trainer in (("a", url, "elsewhere"), ("b", other, "child")):
-            node = stack.enter_context(serving(tmp_path / name, place, trainer, "postgresql"))
+            node = stack.enter_context(serving(tmp_path / name, place, trainer))
             node.create("b", LINEAR)
             if trainer == "elsewhere":
                 process = stack.enter_context(training(tmp_path / "trainer", place))
@@ -126,7 +128,7 @@ def test_decisions_are_those_of_a_server_with_its_own_trainer(
 def test_a_round_of_a_killed_or_paused_trainer_is_anothers(tmp_path, url) -> None:
     """A lock stops whoever publishes: then one trainer is paused there, and later one killed."""
     with ExitStack() as stack:
-        node = stack.enter_context(serving(tmp_path / "server", url, place="postgresql"))
+        node = stack.enter_context(serving(tmp_path / "server", url))
         node.create("b", LINEAR)
         trainers = [
             stack.enter_context(training(tmp_path / f"trainer{number}", url)) for number in (0, 1)
@@ -183,7 +185,7 @@ def test_an_order_waits_for_a_trainer_and_its_network_lies_in_a_bucket(s3, tmp_p
             assert trained["metrics"]["rows"] == 110
             assert "loss_after" in trained["metrics"]
         before = play(node, 110, 114)
-    with serving(tmp_path / "other", url) as other:  # it finds the bucket by the database
+    with serving(tmp_path / "other", url, place="") as other:  # it finds the bucket by the database
         assert play(other, 110, 114) == before
         assert other.state("b")["snapshot"] == 1
     done = run("verify", other.data_dir, env={"BANDEXA_STORE": url})
