@@ -64,6 +64,7 @@ class Server(uvicorn.Server):
         settings: The times and limits of connections, and those of the end.
         crowded: The app of connections beyond the limit.
         certificate: What it speaks TLS with; None: it speaks plain HTTP.
+        announced: The process to be announced; None: this one.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Server(uvicorn.Server):
         settings: Settings,
         crowded: ASGIApp,
         certificate: Certificate | None = None,
+        announced: int | None = None,
     ) -> None:
+        self._announced = announced or os.getpid()
         self._certificate = certificate
         self._tasks: list[asyncio.Task[None]] = []
         self._served = app
@@ -146,7 +149,9 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         self.started = True
         if not self.should_exit:
-            print(json.dumps({"event": "listening", "url": url, "pid": os.getpid()}), flush=True)
+            print(
+                json.dumps({"event": "listening", "url": url, "pid": self._announced}), flush=True
+            )
 
     async def _start(self) -> None:
         """Start the app; after a signal the start ends early, in order or not."""

@@ -14,6 +14,7 @@ from service.cli.options import USAGE
 from service.http.app import create_app
 from service.http.crowded import Crowded
 from service.http.personalizer.errors import AzureErrors
+from service.serving.lifecycle import ServerPlace
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def serve_process(
     settings: Settings,
     listener: socket.socket,
     certificate: Certificate | None = None,
-    place: KeeperPlace | Place | None = None,
+    place: KeeperPlace | Place | ServerPlace | None = None,
     beside: Coroutine[None, None, None] | None = None,
+    announced: int | None = None,
 ) -> int:
     """Serve until a signal, and end the process; returns its status where the start failed.
 
@@ -39,6 +41,7 @@ def serve_process(
         certificate: What it speaks TLS with; None: it speaks plain HTTP.
         place: Which of several processes it is; None: it is the only one.
         beside: Runs on the event loop meanwhile.
+        announced: The process that is announced as the server; None: this one.
 
     Raises:
         ValueError: A setting is wrong; names it.
@@ -46,12 +49,14 @@ def serve_process(
     asgi = create_app(settings, place)
 
     def status() -> int:
+        if isinstance(place, ServerPlace):
+            place.member.end()
         return STORE_FAILED_STATUS if asgi.failed_for_good else 0
 
     crowded: ASGIApp = Crowded(asgi, asgi.metrics)
     if settings.personalizer.enabled:
         crowded = AzureErrors(crowded)
-    server = Server(asgi, settings, crowded, certificate)
+    server = Server(asgi, settings, crowded, certificate, announced)
 
     async def serve() -> None:
         task = None if beside is None else asyncio.create_task(beside)

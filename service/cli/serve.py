@@ -66,7 +66,11 @@ def serve(
     except (ValueError, OSError) as error:
         _refuse("serve", error)
     try:
-        if settings.workers > 1:
+        if settings.servers > 1:
+            from service.cli.servers import SharingServer
+
+            status = SharingServer(settings, listener, certificate).run()
+        elif settings.workers > 1:
             from service.cli.workers import Workers
 
             status = Workers(settings, listener, certificate).run()

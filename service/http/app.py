@@ -37,6 +37,7 @@ from service.http.limits import BodyLimit, InFlightLimit
 from service.http.not_ready import Starting
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
+from service.http.other_server import OtherServer
 from service.http.personalizer.closed import ClosedDoorway
 from service.http.personalizer.doorway import Doorway
 from service.http.personalizer.errors import AzureErrors
@@ -65,7 +66,7 @@ from service.observe.dashboard.noting import noting
 from service.serving.collection import collecting_when_idle
 from service.serving.engine import Engine
 from service.serving.guarding import guarding
-from service.serving.lifecycle import KeeperPlace, Place, replicating, running
+from service.serving.lifecycle import KeeperPlace, Place, ServerPlace, replicating, running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.settings import Settings, SettingsError
 from service.tools.challenge.contest import Contest
@@ -86,12 +87,13 @@ ROUTERS = (
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
 
 
-def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -> App:
+def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | None = None) -> App:
     """Build the app.
 
     Args:
         settings: The server's settings.
-        process: Which of several processes of a server this one is; None: it is the only one.
+        process: Which of several processes of a server this one is, or which of the servers that
+            share a database; None: it is the only one.
 
     Raises:
         ValueError: Keys, own encoders or bandits of the settings are wrong; names the field.
@@ -107,7 +109,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         downloads=False,
     )  # fmt: skip
     metrics = Metrics()
-    if process is not None:
+    if isinstance(process, KeeperPlace | Place):
         keys.rates.share(process.rates)
 
     def guarded(app: ASGIApp) -> ASGIApp:
@@ -119,7 +121,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         return RequestCount(shaped, metrics)
 
     @asynccontextmanager
-    async def beside(app: App, place: Place) -> AsyncIterator[None]:
+    async def beside(app: App, place: Place | ServerPlace) -> AsyncIterator[None]:
         async with (
             tracing(settings),
             replicating(settings, metrics, registry, place) as (engine, replica),
@@ -129,7 +131,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
                 app.behind,
                 CALLS,
                 place.own,
-                place.keeper,
+                place.keeper if isinstance(place, Place) else OtherServer(place.member, replica),
                 lambda: system.ENDING if app.state.draining else replica.failure(),
                 metrics,
                 settings,
@@ -146,9 +148,10 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
     @asynccontextmanager
     async def serving(app: App) -> AsyncIterator[None]:
         hub = process.hub if isinstance(process, KeeperPlace) else None
+        member = process.member if isinstance(process, ServerPlace) else None
         async with (
             tracing(settings),
-            running(settings, metrics, registry, app.progress, hub) as engine,
+            running(settings, metrics, registry, app.progress, hub, member) as engine,
             guarding(engine) as guards,
             following(settings, metrics, guards.stood, guards.judged) as follower,
             noting(engine, follower),
@@ -184,7 +187,9 @@ def create_app(settings: Settings, process: KeeperPlace | Place | None = None) -
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(collecting_when_idle())
             try:
-                if isinstance(process, Place):
+                if isinstance(process, Place) or (
+                    isinstance(process, ServerPlace) and not process.member.is_keeper
+                ):
                     await stack.enter_async_context(beside(app, process))
                 else:
                     await stack.enter_async_context(serving(app))

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.budget import BytesInFlight
 from service.http.limits import BodyLimit
+from service.http.other_server import OtherServer
 from service.http.problems import refusal_of, send_refusal
 from service.http.schemas.health import Health
 from service.observe.correlation import current
@@ -50,7 +51,7 @@ class Forwarding:
         app: Answers what is answered here.
         here: The paths of hot calls.
         own: The number of this process.
-        keeper: The socket at which the keeper serves HTTP.
+        keeper: The socket at which the keeper serves HTTP, or the server that is the keeper.
         failure: Returns why this process is not ready, None while it is.
         metrics: Counts refusals.
         settings: The limits of bodies.
@@ -62,7 +63,7 @@ class Forwarding:
         app: ASGIApp,
         here: Collection[str],
         own: int,
-        keeper: Path,
+        keeper: Path | OtherServer,
         failure: Callable[[], str | None],
         metrics: Metrics,
         settings: Settings,
@@ -77,9 +78,9 @@ class Forwarding:
             self._pass_on, settings=settings, metrics=metrics, budget=budget
         )
         idle_s = min(IDLE_S, settings.keep_alive_s / 2)  # shorter than the keeper retains it
-        transport = httpx.AsyncHTTPTransport(
-            uds=str(keeper), limits=httpx.Limits(keepalive_expiry=idle_s)
-        )
+        self._other = keeper if isinstance(keeper, OtherServer) else None
+        path = None if isinstance(keeper, OtherServer) else str(keeper)
+        transport = httpx.AsyncHTTPTransport(uds=path, limits=httpx.Limits(keepalive_expiry=idle_s))
         self._client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)
 
     @asynccontextmanager
@@ -106,7 +107,10 @@ class Forwarding:
         """Have the keeper answer a request, as long as its client waits for that."""
         body = _Body(receive)
         try:
-            response = await _while_waited_for(body, self._asked(scope, body))
+            asked = self._asked(scope, body)
+            if self._other is not None:
+                asked = self._other.while_keeper(asked)
+            response = await _while_waited_for(body, asked)
         except _Left:
             return
         except (httpx.TransportError, OSError):
@@ -115,6 +119,8 @@ class Forwarding:
         except (HTTPException, Unavailable) as error:  # the body is too large, or too slow
             await send_refusal(refusal_of(error, self._metrics), send)
             return
+        if self._other is not None and scope["method"] not in ("GET", "HEAD"):
+            await self._other.followed()
         with suppress(_Left):
             await _while_waited_for(body, _pass_back(response, send))
 
@@ -129,18 +135,19 @@ class Forwarding:
         headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
         if (correlation := current.get()) is not None:
             headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
-        if client := scope.get("client"):
+        if self._other is None and (client := scope.get("client")):
             headers.append((CLIENT, f"{client[0]} {client[1]}".encode()))
         names = {name for name, _ in scope["headers"]}
         has_body = b"content-length" in names or b"transfer-encoding" in names
         if not has_body:
             body.ended.set()
         path = scope.get("raw_path") or scope["path"].encode()
+        url = httpx.URL("http://keeper") if self._other is None else self._other.url()
         query = scope["query_string"]
         # Made without the client, which would add headers of its own: Accept-Encoding, for example.
         request = httpx.Request(
             scope["method"],
-            httpx.URL(scheme="http", host="keeper", raw_path=path + (b"?" + query) * bool(query)),
+            url.copy_with(raw_path=path + (b"?" + query) * bool(query)),
             headers=headers,
             content=body.parts() if has_body else None,
         )

@@ -17,6 +17,7 @@ from service.serving.observed import named_inputs
 from service.serving.rewards import Rewards
 from service.store.protocol import Step
 from service.store.records import BanditRecord, DecisionRecord
+from service.store.sharing import Changes, FollowedStore
 from service.store.socket.hub import Hub
 from service.store.socket.messages import Counted
 
@@ -42,6 +43,23 @@ class Keeping:
         self._hub.listener = self
         for bandit in live.all():
             bandit.applier.follow(self._hub.head(bandit.record.key))
+
+    def follow(self, store: FollowedStore, live: Bandits, rewards: Rewards) -> None:
+        """Apply from now on what servers append that share the database."""
+        self._live, self._rewards = live, rewards
+        store.watch(self._appended, lambda: None, lambda: None)
+
+    def _appended(self, changes: Changes) -> None:
+        assert self._live is not None
+        for key, head in changes.heads.items():
+            bandit = self._live.at(key)
+            if bandit is not None and head > bandit.applier.head:
+                bandit.applier.follow(head)
+                self._check(bandit)
+
+    def _check(self, bandit: Bandit) -> None:
+        if bandit not in self._checks:
+            self._checks[bandit] = asyncio.create_task(self._order_when_due(bandit))
 
     def close(self) -> None:
         """Order no more rounds."""
@@ -111,8 +129,8 @@ class Keeping:
         if bandit is not None and step.change.state.activated and not before.activated:
             bandit.vitals.activated(step.time, len(decision.actions))
         self._rewards.stepped_elsewhere(step, rows)
-        if bandit is not None and rows and bandit not in self._checks:
-            self._checks[bandit] = asyncio.create_task(self._order_when_due(bandit))
+        if bandit is not None and rows:
+            self._check(bandit)
 
     async def _order_when_due(self, bandit: Bandit) -> None:
         """Order a round where one is due once all committed rows are applied."""

@@ -47,11 +47,12 @@ from service.serving.standby import Standby
 from service.settings import Settings
 from service.store.address import PostgresUrl, StoreAddress
 from service.store.errors import StoreError, StoreTaken
-from service.store.opening import log_uid, open_store, wait_for_turn
+from service.store.opening import log_uid, open_shared, open_store, wait_for_turn
 from service.store.placing import note_store, require_unmixed, store_of
 from service.store.protocol import EventStore
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
+from service.store.sharing import FollowedStore, Member
 from service.store.snapshots import DIRECTORY, settled_place
 from service.store.socket.client import SocketStore
 from service.store.socket.hub import Hub
@@ -67,6 +68,7 @@ async def running(
     registry: EncoderRegistry,
     progress: StartProgress | None = None,
     hub_address: Path | None = None,
+    member: Member | None = None,
 ) -> AsyncIterator[Engine]:
     """Run an engine; at the exit everything accepted is committed and the store is closed.
 
@@ -78,6 +80,7 @@ async def running(
         registry: Encoders by name.
         progress: Counts the recovery, and may give it up.
         hub_address: The socket at which other processes append to the store; None: there are none.
+        member: This server, the keeper, among those that share a database; None: there are none.
 
     Raises:
         StoreError: The database cannot be served. A single bandit that cannot is set aside.
@@ -99,8 +102,17 @@ async def running(
             for name in ("loader", "panels", "encoders", "actions")
         )
         delivery = Delivery(loop)
-        opening = partial(open_store, address, settings.durability, delivery, loop.call_soon)
-        store = await loop.run_in_executor(loader, _in_turn, opening, settings, address, progress)
+        store: EventStore
+        shared: FollowedStore | None = None
+        if member is not None and isinstance(address, PostgresUrl):
+            store = shared = await loop.run_in_executor(
+                loader, open_shared, address, member, settings.durability, delivery, loop.call_soon
+            )
+        else:
+            opening = partial(open_store, address, settings.durability, delivery, loop.call_soon)
+            store = await loop.run_in_executor(
+                loader, _in_turn, opening, settings, address, progress
+            )
         stack.push_async_callback(_close_store, store)
         if isinstance(address, PostgresUrl):
             log_of = await loop.run_in_executor(loader, log_uid, address)
@@ -114,6 +126,9 @@ async def running(
                     " postgresql for example"
                 )
         reader = stack.enter_context(closing(store.follower()))
+        following: Following | None = None
+        if shared is not None:  # rows of other servers are not at hand
+            following = _following(stack, store)
         live = Bandits()
         hub: Hub | None = None
         if hub_address is not None:
@@ -126,7 +141,9 @@ async def running(
         keeping = Keeping(hub)
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
-            bandit = _live_bandit(record, snapshots, model, reader, store, recovery, delivery)
+            bandit = _live_bandit(
+                record, snapshots, model, reader, store, recovery, delivery, following
+            )
             live.add(bandit)
             keeping.serves(bandit)
             return bandit
@@ -165,6 +182,8 @@ async def running(
             settings.max_rewards_per_decision, batcher, rounds.order, live.metrics_of,
         )  # fmt: skip
         keeping.begin(live, rewards)
+        if shared is not None:
+            keeping.follow(shared, live, rewards)
         stack.callback(keeping.close)
         explainer = Explainer(
             store.reader, store.history, partial(snapshots_at, settings), registry
@@ -214,12 +233,14 @@ def _live_bandit(
     recovery: Recovery,
     delivery: Delivery,
     following: Following | None = None,
+    *,
+    administers: bool = True,
 ) -> Bandit:
     follower, reading = following or (reader, None)
     bandit = Bandit(
         record, model, snapshots, follower.follow, recovery.failed, delivery.after,
         store.ids.salt(record.uid), reader.configurations(record),
-        reader.num_imported(record.key), reader.metrics(record.key), follows=store.shared,
+        reader.num_imported(record.key), reader.metrics(record.key), follows=not administers,
         reading=reading,
     )  # fmt: skip
     bandit.challengers = stored_challengers(reader, record.key)
@@ -254,12 +275,27 @@ class Place(NamedTuple):
     rates: Path
 
 
+class ServerPlace(NamedTuple):
+    """Where a server stands among those that share a database.
+
+    Attributes:
+        member: Its leases.
+    """
+
+    member: Member
+
+    @property
+    def own(self) -> int:
+        """Its number, from 1 on."""
+        return self.member.number + 1
+
+
 @asynccontextmanager
 async def replicating(
     settings: Settings,
     metrics: Metrics,
     registry: EncoderRegistry,
-    place: Place,
+    place: Place | ServerPlace,
 ) -> AsyncIterator[tuple[Engine, Replica]]:
     """Run an engine beside the keeper, which has the store open; see `Replica`.
 
@@ -276,21 +312,35 @@ async def replicating(
         )
         delivery = Delivery(loop)
         address = store_of(settings.data_dir, settings.store)
-        store = SocketStore(place.hub, address, place.own, settings.workers + 1, delivery.now)
-        stack.callback(store.close)
-        await store.connect()
+        store: FollowedStore
+        if isinstance(place, Place):
+            socket = SocketStore(place.hub, address, place.own, settings.workers + 1, delivery.now)
+            stack.callback(socket.close)
+            await socket.connect()
+            store = socket
+        else:
+            assert isinstance(address, PostgresUrl)
+            store = await loop.run_in_executor(
+                loader,
+                open_shared,
+                address,
+                place.member,
+                settings.durability,
+                delivery,
+                loop.call_soon,
+            )
+            stack.push_async_callback(_close_store, store)
         reader = stack.enter_context(closing(store.reader()))
         following: Following | None = None
         if isinstance(address, PostgresUrl):  # the rows of a file are at hand
-            follower = stack.enter_context(closing(store.follower()))
-            thread = ThreadPoolExecutor(1, thread_name_prefix="follower")
-            following = follower, stack.enter_context(thread)
+            following = _following(stack, store)
         live = Bandits()
 
         def serve(record: BanditRecord, snapshots: SnapshotStore, model: ServingModel) -> Bandit:
             bandit = _live_bandit(
-                record, snapshots, model, reader, store, recovery, delivery, following
-            )
+                record, snapshots, model, reader, store, recovery, delivery, following,
+                administers=False,
+            )  # fmt: skip
             bandit.applier.switch = partial(replica.switched, bandit)
             bandit.applier.skipped = lambda: bandit.configure(reader.configurations(record))
             live.add(bandit)
@@ -325,6 +375,8 @@ async def replicating(
         reconfiguring = Reconfiguring(rounds, live.find, live.all)
         amending = Amending(store, rewards, relearner)
         replica = Replica(settings, registry, store, live, loader, recovery, serve)
+        if isinstance(place, ServerPlace):
+            live.is_missing = replica.is_missing
         await stack.enter_async_context(replica.running(rounds))
         await replica.synced()
         engine = Engine(
@@ -332,6 +384,13 @@ async def replicating(
             rounds, explainer, recovery, serve, eraser, reconfiguring, amending, Keeping(None),
         )  # fmt: skip
         yield engine, replica
+
+
+def _following(stack: AsyncExitStack, store: EventStore) -> Following:
+    """Return what reads rows that are not at hand, on a thread of its own."""
+    follower = stack.enter_context(closing(store.follower()))
+    thread = ThreadPoolExecutor(1, thread_name_prefix="follower")
+    return follower, stack.enter_context(thread)
 
 
 async def _close_store(store: EventStore) -> None:

@@ -23,11 +23,13 @@ class Bandits:
     Attributes:
         coming: The names of those that are about to be served.
         is_behind: Whether not all names are known: what is not here may have been created just now.
+        is_missing: Returns whether it is certain that no bandit has a name; None: it always is.
     """
 
     def __init__(self) -> None:
         self.coming: set[str] = set()
         self.is_behind = False
+        self.is_missing: Callable[[str], bool] | None = None
         self._by_name: dict[str, Bandit] = {}
         self._by_uid: dict[BanditUid, Bandit] = {}
         self._records: dict[int, BanditRecord] = {}
@@ -69,7 +71,7 @@ class Bandits:
         if bandit is None:
             if name in self.coming:
                 raise Unavailable(f"bandit {name!r} is being loaded")
-            if self.is_behind:
+            if self.is_behind or (self.is_missing is not None and not self.is_missing(name)):
                 raise Unavailable(f"bandit {name!r} is not known yet: bandits are being read")
             raise UnknownBandit(name)
         return bandit

@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.store.errors import StoreError
 from service.store.reading import LogReader
 from service.store.records import BanditRecord
-from service.store.socket.client import Changes, SocketStore
+from service.store.sharing import Changes, FollowedStore
 from service.store.socket.messages import Counted
 from service.training.errors import BanditGone, RoundFailed
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 COUNTED_S = 1.0
 AWAY_S = 3.0  # without the keeper, after which this process is not ready
 MAX_LAG_S = 5.0
+MISSING_FOR_S = 2.0  # longer than a caller waits that was asked to come back
 UNREAD = b""
 Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
 
@@ -57,7 +58,7 @@ class Replica:
         self,
         settings: Settings,
         registry: EncoderRegistry,
-        store: SocketStore,
+        store: FollowedStore,
         live: Bandits,
         loader: Executor,
         recovery: Recovery,
@@ -80,6 +81,7 @@ class Replica:
         self._syncing: asyncio.Task[None] | None = None
         self._sync_again = False
         self._loading: dict[BanditUid, asyncio.Task[None]] = {}
+        self._bandits_read = -float("inf")
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported: dict[int, Counted] = {}
@@ -145,10 +147,34 @@ class Replica:
     async def _show(self, number: int) -> None:
         self._store.show(number, await self.shows())
 
+    def is_missing(self, name: str) -> bool:
+        """Return whether the bandits were read lately, and none had a name; else read them.
+
+        Another server may have created one a moment ago.
+        """
+        if time.monotonic() - self._bandits_read < MISSING_FOR_S:
+            return True
+        if self._syncing is None:
+            self._sync()
+        return False
+
     async def synced(self) -> None:
         """Return once all bandits of the store are served, or set aside."""
         while waiting := {*self._loading.values(), *([self._syncing] if self._syncing else ())}:
             await asyncio.wait(waiting)
+
+    async def caught_up(self) -> None:
+        """Return once everything that is stored now is served."""
+        loop = asyncio.get_running_loop()
+        self._sync()
+        await self.synced()
+        heads = await loop.run_in_executor(
+            None, lambda: {each.key: self._names.head(each.key) for each in self._names.bandits()}
+        )
+        self._changed(Changes(heads=heads))
+        for key, head in heads.items():
+            if (bandit := self._live.at(key)) is not None:
+                await bandit.applier.applied(head)
 
     async def _settle(self, number: int) -> None:
         """Give a number back once everything that was announced before it is served."""
@@ -193,6 +219,7 @@ class Replica:
         again = True
         while again:
             self._sync_again = False
+            started = time.monotonic()
             records = await loop.run_in_executor(None, self._names.bandits)
             uids = {record.uid for record in records}
             everyone: list[Bandit | SetAside] = [*self._live.all(), *self._live.aside()]
@@ -215,6 +242,7 @@ class Replica:
             for record in missing:
                 if record.uid not in self._loading:
                     self._begin_to_load(record)
+            self._bandits_read = started
             again = self._sync_again
         self._live.is_behind = False
 

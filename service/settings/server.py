@@ -71,6 +71,28 @@ class Settings(BaseModel):
         description="Processes that answer selects and rewards. More than one share one store,"
         " which a further process writes; see [scaling](scaling.md).",
     )
+    servers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many servers may share the database of `store`. With more than one, each"
+        " answers selects and rewards, and one, the keeper, does what must happen once. It needs"
+        " `snapshot_store`, the same for all. See"
+        " [scaling](scaling.md#servers-that-share-a-database).",
+    )
+    server_url: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where the other servers reach this one, such as http://10.0.0.7:8080; its"
+        " address and port when not given.",
+    )
+    lease_s: float = Field(
+        10.0,
+        ge=1.0,
+        le=300.0,
+        description="With several servers: how long the keeper may be away before another server"
+        " takes its place.",
+    )
     process_timeout_s: float = Field(
         30.0,
         ge=1.0,
@@ -323,6 +345,26 @@ class Settings(BaseModel):
             raise ValueError(
                 "standby: needs `snapshot_store` other than directory, where each server finds the"
                 " snapshots of the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _servers_find_each_other(self) -> Self:
+        if self.servers == 1:
+            return self
+        if self.store is None:
+            raise ValueError("servers: more than one share a database: set `store` to its URL")
+        if self.workers > 1:
+            raise ValueError(
+                "servers: a server that shares its database has one worker: start several servers"
+                " instead, each at its port"
+            )
+        if self.standby:
+            raise ValueError("servers: one of several takes over by itself, without `standby`")
+        if self.snapshot_store in (None, "directory"):
+            raise ValueError(
+                "servers: needs `snapshot_store` other than directory, where each server finds the"
+                " snapshots of the keeper"
             )
         return self
 

@@ -21,6 +21,7 @@ from service.store.inspected import Inspected
 from service.store.memory.store import MemoryStore
 from service.store.protocol import Deliver, Durability, EventStore
 from service.store.reading import Audit, CountingReader, DecisionHistory, LogReader
+from service.store.sharing import FollowedStore, Member
 from service.store.sql.clock import stored_clock
 from service.store.sqlite.audit import SqliteAudit
 from service.store.sqlite.connection import LIBRARY_VERSION, connect_reader
@@ -58,6 +59,30 @@ def open_store(
 def wait_for_turn(url: PostgresUrl, waiting: Callable[[], None]) -> None:
     """Return once no server has a database; `waiting` is called now and then, and may raise."""
     _postgres(url).wait_for_turn(waiting)
+
+
+def join(url: PostgresUrl, servers: int, name: str, own_url: str, lease_s: float) -> Member:
+    """Make this server one of those that share a database; see `postgres.membership`.
+
+    Raises:
+        StoreError: The database cannot be used, or has as many servers as may share it.
+    """
+    return _postgres(url).join(servers, name, own_url, lease_s)
+
+
+def open_shared(
+    url: PostgresUrl,
+    member: Member,
+    durability: Durability,
+    deliver: Deliver,
+    gather: Deliver | None,
+) -> FollowedStore:
+    """Open the store of a server that shares its database.
+
+    Raises:
+        StoreError: It cannot be opened; see `PostgresStore`.
+    """
+    return _postgres(url).shared_store(durability, deliver, gather, member)
 
 
 def log_uid(url: PostgresUrl) -> str:

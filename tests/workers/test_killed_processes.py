@@ -26,7 +26,7 @@ def test_whichever_process_is_killed_nothing_answered_is_lost(own_crew, tmp_path
     crew = own_crew
     one = crew.apis[1]
     name = one.two_actions()
-    traffic = Traffic(crew, name)
+    traffic = Traffic(crew.server, name)
     try:
         for process in ("worker-1", KEEPER, "worker-2"):
             traffic.goes_on()
@@ -48,7 +48,7 @@ def test_a_process_that_hangs_is_killed_and_started_again(start_server, api_of) 
     server = start_server(None, "--workers", 2, env=environment)
     with crew_of(server, 2, api_of) as crew:
         name = crew.apis[1].two_actions()
-        traffic = Traffic(crew, name)
+        traffic = Traffic(crew.server, name)
         try:
             for process in ("worker-1", KEEPER):
                 traffic.goes_on()

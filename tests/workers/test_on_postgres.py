@@ -62,7 +62,7 @@ def test_a_change_at_one_worker_is_served_by_the_other(crew) -> None:
 
 def test_whichever_process_is_killed_nothing_answered_is_lost(crew) -> None:
     name = crew.apis[1].two_actions()
-    traffic = Traffic(crew, name)
+    traffic = Traffic(crew.server, name)
     try:
         for process in ("worker-1", KEEPER):
             traffic.goes_on()
@@ -80,7 +80,7 @@ def test_a_database_that_restarts_loses_nothing_answered(start_server, api_of) -
         server = start_server(None, "--workers", 2, env=environment_of(url))
         with crew_of(server, 2, api_of) as crew:
             name = crew.apis[1].two_actions()
-            traffic = Traffic(crew, name)
+            traffic = Traffic(crew.server, name)
             try:
                 traffic.goes_on()
                 database.stop()

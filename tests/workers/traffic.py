@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from tests.fixtures.api import Api
+from tests.fixtures.servers import Server
 from tests.fixtures.waiting import poll
 
 
@@ -21,8 +22,8 @@ class Traffic:
         refused: How many calls were refused with 503, each with a `Retry-After`.
     """
 
-    def __init__(self, crew, name: str) -> None:
-        self._server, self._name = crew.server, name
+    def __init__(self, server: Server, name: str) -> None:
+        self._server, self._name = server, name
         self._stop = threading.Event()
         self.decided: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self.rewarded: list[str] = []
@@ -70,7 +71,7 @@ class Traffic:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        assert self.failed == []
+        assert not self.failed, self.failed[:3]
 
     def check(self, api: Api) -> None:
         """Check that everything that was answered is stored once."""

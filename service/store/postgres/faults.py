@@ -15,11 +15,15 @@ import asyncpg
 from service.store.errors import StoreUnreadable
 
 MOVED = "BX001"  # raised by append: another process has written to the log
-STALE = "BX002"
+STALE = "BX002"  # likewise: a decision is in another state
 # Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
 # a transaction on a standby (25006), locks (55), rights that may be given back (42501).
 _TEMPORARY = ("08", "53", "57", "58", "25", "55", "40", "XX")
 ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError)
+
+
+class LeaseLost(Exception):
+    """Another server is the keeper now."""
 
 
 class Fault(Enum):
@@ -33,7 +37,7 @@ class Fault(Enum):
 def fault_of(error: BaseException) -> Fault:
     """Classify an error of a write."""
     state = getattr(error, "sqlstate", None)
-    if state in (MOVED, STALE):
+    if state in (MOVED, STALE) or isinstance(error, LeaseLost):
         return Fault.FINAL
     if isinstance(error, asyncpg.PostgresError):
         return Fault.OUTAGE if (state or "")[:2] in _TEMPORARY or state == "42501" else (
@@ -51,6 +55,11 @@ def describe(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     state = getattr(error, "sqlstate", None)
     return f"PostgreSQL: {text}" + (f" ({state})" if state else "")
+
+
+def is_overtaken(error: BaseException) -> bool:
+    """Whether another server has appended to a log, or reported of a decision, meanwhile."""
+    return getattr(error, "sqlstate", None) in (MOVED, STALE)
 
 
 @contextmanager

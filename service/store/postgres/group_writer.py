@@ -25,15 +25,18 @@ from service.observe.counters import WriterTimes
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError, Unavailable
 from service.store.postgres.connection import Session
-from service.store.postgres.faults import Fault, describe, fault_of
+from service.store.postgres.faults import Fault, describe, fault_of, is_overtaken
 from service.store.postgres.operations import PostgresOperations
 from service.store.postgres.schema import current_epoch, reopened
+from service.store.postgres.sharing import Sharing
 from service.store.postgres.writing import WritingDatabase
 from service.store.records import DecisionRecord
 from service.store.sql.queued import Answer, Queued, run_all
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 1.0
+MOST_TRIES = 100  # of a group, where other servers append to the same logs
+OVERTAKEN_S, MOST_OVERTAKEN_S = 0.001, 0.02
 Placed = tuple[int, Queued]  # and its place in the group
 
 
@@ -45,8 +48,9 @@ class PostgresWriter:
         durability: "commit" or "os".
         db: The writing connection.
         operations: The operations of the groups.
-        epoch: Of this opening.
+        epoch: Of this opening; None: others share the database.
         committed: Called after each commit, before its answers are delivered.
+        sharing: How others are heeded; None: there are none.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class PostgresWriter:
         durability: str,
         db: WritingDatabase,
         operations: PostgresOperations,
-        epoch: int,
+        epoch: int | None,
         committed: Callable[[], None],
+        sharing: Sharing | None = None,
     ) -> None:
         self._url = url
         self._durability = durability
@@ -64,6 +69,7 @@ class PostgresWriter:
         self._operations = operations
         self._epoch = epoch
         self._committed = committed
+        self._sharing = sharing
         self._since = 0.0
         self._tries = 0
         self._ends: dict[int, tuple[int, bytes]] = {}  # of the logs, at the last commit
@@ -85,7 +91,7 @@ class PostgresWriter:
             return [(each.done, None, self.refusal()) for each in group]
         started = time.perf_counter()
         try:
-            answers = self._run_together(group) if self._goes_together(group) else self._run(group)
+            answers = self._run_beside_others(group) if self._sharing else self._run_all(group)
         except Exception as error:  # the top of the writer's loop
             if self._failed(error, group) is not Fault.OPERATION:
                 return [(each.done, None, self.refusal()) for each in group]
@@ -98,6 +104,34 @@ class PostgresWriter:
         self.times.operations.observe(sum(each.num for each in group))
         self.times.commit.observe(time.perf_counter() - started)
         return answers
+
+    def _run_all(self, group: list[Queued]) -> list[Answer]:
+        return self._run_together(group) if self._goes_together(group) else self._run(group)
+
+    def _run_beside_others(self, group: list[Queued]) -> list[Answer]:
+        """Run a group; again, by what is stored then, where another server was faster."""
+        assert self._sharing is not None
+        for tries in range(MOST_TRIES):
+            for bandit, head in self._sharing.moved():
+                if self._ends.get(bandit, (0, b""))[0] < head:
+                    self._operations.others_appended(bandit)
+            try:
+                return self._run_all(group)
+            except Exception as error:
+                if not is_overtaken(error):
+                    raise
+                self._sharing.overtaken += 1
+                self._undo(group)
+            time.sleep(random.uniform(0.0, min(tries * OVERTAKEN_S, MOST_OVERTAKEN_S)))
+        busy = Unavailable(f"other servers wrote to the same logs, {MOST_TRIES} times before this")
+        return [(queued.done, None, busy) for queued in group]
+
+    def _undo(self, group: list[Queued]) -> None:
+        self._db.roll_back()
+        self._operations.forget_heads()
+        for queued in group:
+            if queued.undo is not None:
+                queued.undo()
 
     def _in_parts(self, queued: Queued) -> Answer:
         """Run what an operation consists of, each by itself."""
@@ -167,6 +201,8 @@ class PostgresWriter:
 
     def _run(self, group: list[Queued]) -> list[Answer]:
         """Run operations in order, in one transaction."""
+        if self._sharing is not None:
+            self._sharing.require(self._db)
         answers = run_all(group)
         self._commit()
         return answers
@@ -216,7 +252,7 @@ class PostgresWriter:
         self._tries += 1
         try:
             self._db.session.close()
-            session = reopened(self._url, self._durability)
+            session = reopened(self._url, self._durability, shared=self._sharing is not None)
         except Exception as error:  # the top of the writer's loop
             self.failure = describe(error)
             return False
@@ -239,7 +275,7 @@ class PostgresWriter:
 
         What was acknowledged is there, and perhaps what was under way.
         """
-        if (epoch := current_epoch(session)) != self._epoch:
+        if self._epoch is not None and (epoch := current_epoch(session)) != self._epoch:
             return f"another server has used the database meanwhile (opening {epoch})"
         for bandit, (position, digest) in self._ends.items():
             found = session.fetch(

@@ -11,13 +11,16 @@ from service.store.inspected import Inspected
 from service.store.postgres.audit import PostgresAudit
 from service.store.postgres.connection import ReadConnection, Session
 from service.store.postgres.inspection import inspected
+from service.store.postgres.membership import Membership
 from service.store.postgres.readers import PostgresCountingReader, PostgresHistory, PostgresReader
 from service.store.postgres.rows import read_rows, write_rows
 from service.store.postgres.schema import open_writer, require_current, schema_version
+from service.store.postgres.shared import ReplicaStore, SharedStore
 from service.store.postgres.store import PostgresStore
 from service.store.postgres.turn import wait_for_turn
 from service.store.protocol import Deliver, Durability, EventStore
 from service.store.reading import Audit, CountingReader, DecisionHistory, LogReader
+from service.store.sharing import FollowedStore, Member
 from service.store.sql.clock import stored_clock
 from service.store.sql.copied import Part, Progress
 
@@ -39,6 +42,18 @@ class Opening:
     def wait_for_turn(self, waiting: Callable[[], None]) -> None:
         """Return once no server has it."""
         wait_for_turn(self._url, waiting)
+
+    def shared_store(
+        self, durability: Durability, deliver: Deliver, gather: Deliver | None, member: Member
+    ) -> FollowedStore:
+        """Open the store of a server that shares the database."""
+        assert isinstance(member, Membership)
+        kind = SharedStore if member.is_keeper else ReplicaStore
+        return kind(self._url, durability, deliver, gather, member)
+
+    def join(self, servers: int, name: str, own_url: str, lease_s: float) -> Member:
+        """Make this server one of those that share the database."""
+        return Membership(self._url, servers, name, own_url, lease_s)
 
     def reader(self) -> LogReader:
         """Open a reader of logs."""

@@ -22,13 +22,42 @@ Finding = tuple[DecisionId] | tuple[DecisionKey, int, str | None, Outcome]
 
 
 class PostgresOperations(Operations):
-    """See `Operations`."""
+    """See `Operations`.
+
+    Attributes:
+        administers: Whether this server does what one server does for all that share a database.
+    """
 
     def __init__(
         self, db: WritingDatabase, clock: ServiceClock, tail: LogTail, ids: DecisionIds
     ) -> None:
         super().__init__(db, clock, tail, ids)
         self._writing = db
+        self.administers = True
+
+    def end(self) -> None:
+        """See `Operations.end`; the clock and the windows are the keeper's."""
+        if self.administers:
+            super().end()
+
+    # -- other servers ------------------------------------------------------------------------
+
+    def others_appended(self, bandit: int) -> None:
+        """Drop what is cached of a log that another server has appended to."""
+        self._writing.heads.pop(bandit, None)
+        self._log.forget(bandit)
+        self._bounds.forget(bandit)
+        self._known.pop(bandit, None)
+
+    def read_again(self) -> None:
+        """Drop what another server may have stored meanwhile: times of windows, and delays."""
+        self._delays.forget()
+        self._windows.read_offset()
+
+    def unremember(self, bandit: int) -> None:
+        """Forget a bandit that another server has deleted."""
+        self._bandits.pop(bandit, None)
+        self.others_appended(bandit)
 
     # -- decisions ----------------------------------------------------------------------------
 

@@ -30,11 +30,14 @@ AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'IN
   AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))
 ORDER BY c.relname LIMIT 1
 """
+_CREATION = "$1, current_schema()::regnamespace::oid::int"
 _META = "INSERT INTO meta VALUES ($1, $2)"
 
 
-def open_writer(url: PostgresUrl, durability: str) -> Session:
+def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> Session:
     """Connect the writer, take the lock, and create the tables of an empty database.
+
+    `shared`: Other servers that share it have the lock as well; one that does not cannot.
 
     Raises:
         StoreError: It cannot be reached, another server has it, it is of another version, or this
@@ -47,14 +50,18 @@ def open_writer(url: PostgresUrl, durability: str) -> Session:
         raise StoreError(f"{url}: {describe(error)}") from error
     try:
         _check_server(url, session)
-        if not _locked(session):
-            raise StoreTaken(f"{url} is open in another server: `standby` would wait for its end")
+        if not _locked(session, shared=shared):
+            more = ", whose `servers` is 1" if shared else ": `standby` would wait for its end"
+            raise StoreTaken(f"{url} is open in another server{more}")
+        # Several servers may start together.
+        session.fetch(f"SELECT pg_advisory_lock({_CREATION})", LOCK + 1)
         if _has_tables(session):
             _require(url, *_versions(session))
             _upgrade(session)
             session.script(_text("functions_1.sql"))
         else:
             _create(session)
+        session.fetch(f"SELECT pg_advisory_unlock({_CREATION})", LOCK + 1)
         _require_rights(url, session)
     except StoreError:
         session.close()
@@ -65,12 +72,12 @@ def open_writer(url: PostgresUrl, durability: str) -> Session:
     return session
 
 
-def reopened(url: PostgresUrl, durability: str) -> Session:
+def reopened(url: PostgresUrl, durability: str, *, shared: bool = False) -> Session:
     """Connect the writer again after it was lost, and take the lock again; raises as the driver."""
     level = "on" if durability == "commit" else "off"
     session = Session(url, own_loop=True, settings={"synchronous_commit": level})
     try:
-        if not _locked(session):
+        if not _locked(session, shared=shared):
             raise asyncpg_busy()
     except BaseException:
         session.close()
@@ -131,9 +138,10 @@ def current_epoch(session: Session) -> int:
     return int(found[0][0]) if found else 0
 
 
-def _locked(session: Session) -> bool:
+def _locked(session: Session, *, shared: bool) -> bool:
+    kind = "_shared" if shared else ""
     ((taken,),) = session.fetch(
-        "SELECT pg_try_advisory_lock($1, current_schema()::regnamespace::oid::int)", LOCK
+        f"SELECT pg_try_advisory_lock{kind}($1, current_schema()::regnamespace::oid::int)", LOCK
     )
     return bool(taken)
 

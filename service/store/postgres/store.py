@@ -1,8 +1,9 @@
-"""The event store on PostgreSQL: one server at a time writes, over one connection.
+"""The event store on PostgreSQL: one connection of a server writes.
 
-The connection has the lock of the server for as long as it lasts. Durability "commit" commits every
-group before its answers; "os" lets the database sync later, so that a crash of its machine loses
-the newest answers. `group_writer` handles failures. Models and replays stay in the data directory.
+It has the lock of the server for as long as it lasts; servers that share the database share the
+lock. Durability "commit" commits every group before its answers; "os" lets the database sync later,
+so that a crash of its machine loses the newest answers. `group_writer` handles failures. Models and
+replays stay in the data directory.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from service.store.errors import Conflict, StoreError
 from service.store.postgres.connection import Session
 from service.store.postgres.faults import ERRORS, describe
 from service.store.postgres.group_writer import PostgresWriter
+from service.store.postgres.membership import Membership
 from service.store.postgres.operations import PostgresOperations
 from service.store.postgres.readers import (
     PostgresCountingReader,
@@ -26,7 +28,8 @@ from service.store.postgres.readers import (
     PostgresReader,
     read_ids,
 )
-from service.store.postgres.schema import next_epoch, open_writer
+from service.store.postgres.schema import current_epoch, next_epoch, open_writer
+from service.store.postgres.sharing import Sharing
 from service.store.postgres.writing import WritingDatabase
 from service.store.protocol import Deliver, Done, Due, Durability, FoundDecision, Logged, Step
 from service.store.records import DecisionRecord, StoredAnswer
@@ -66,6 +69,7 @@ class PostgresStore(SqlStore):
         deliver: Runs a function on the event loop, from the writer thread.
         clock: Service time; a plain function stands for both of its clocks; None: the database's.
         gather: See `SqliteStore`.
+        member: This server among those that share the database; None: it has it alone.
 
     Raises:
         StoreError: It cannot be reached, another server has it, it is of another version, or this
@@ -79,11 +83,13 @@ class PostgresStore(SqlStore):
         deliver: Deliver,
         clock: ServiceClock | Callable[[], float] | None = None,
         gather: Deliver | None = None,
+        member: Membership | None = None,
     ) -> None:
         self._url = url
-        session = open_writer(url, durability)
+        session = open_writer(url, durability, shared=member is not None)
         try:
-            self.epoch = next_epoch(session)
+            replicates = member is not None and not member.is_keeper
+            self.epoch = current_epoch(session) if replicates else next_epoch(session)
             self._wall = DatabaseClock(session)
             self._tail = LogTail()
             if isinstance(clock, ServiceClock):
@@ -94,9 +100,15 @@ class PostgresStore(SqlStore):
                 self.clock = ServiceClock(clock, clock, "")
             self._database = db = WritingDatabase(session)
             operations = self._own = PostgresOperations(db, self.clock, self._tail, read_ids(db))
+            operations.administers = not replicates
             self.ids = read_ids(db).with_clock(self.clock)
+            self._sharing: Sharing | None = None
+            if member is not None:
+                self.ids.share = (member.number, member.servers)
+                self._sharing = Sharing(member.epoch)
             writer = PostgresWriter(
-                url, durability, db, operations, self.epoch, self._tail.commit
+                url, durability, db, operations, None if member else self.epoch,
+                self._tail.commit, self._sharing,
             )  # fmt: skip
             with self.reader() as reader:
                 for record in reader.bandits():

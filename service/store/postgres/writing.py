@@ -48,6 +48,7 @@ class WritingDatabase:
         self.session = session
         self.heads: dict[int, tuple[int, bytes]] = {}
         self._moved: dict[int, tuple[int, bytes]] = {}
+        self._sent: set[int] = set()  # ledger rows, within the transaction
         self._in_transaction = False
         self._kinds: dict[str, tuple[str, bool] | None] = {}
         self._clear()
@@ -86,6 +87,11 @@ class WritingDatabase:
         self._send()
         self.session.executemany(sql, rows)
 
+    def hold(self, sql: str, parameters: Any) -> bool:
+        """Begin a transaction, and return what a condition is in it."""
+        self._enter()
+        return bool(self.session.execute(sql, parameters).fetchone()[0])
+
     def close(self) -> None:
         """Close the connection."""
         self.session.close()
@@ -97,10 +103,10 @@ class WritingDatabase:
     def stepped_from(self, versions: dict[int, int]) -> None:
         """Note the versions of ledger rows as they were read: they must not have moved on.
 
-        Within a transaction they are not compared: rows of the group may have been sent already.
+        Those of rows that this transaction has sent already are not compared.
         """
-        if not self._in_transaction:
-            for key, version in versions.items():
+        for key, version in versions.items():
+            if key not in self._sent:
                 self._versions.setdefault(key, version)
 
     def kept(self) -> frozenset[int]:
@@ -116,11 +122,13 @@ class WritingDatabase:
             self._in_transaction = False
         self.heads.update(self._moved)
         self._moved.clear()
+        self._sent.clear()
         return refused
 
     def roll_back(self) -> None:
         """Forget what was collected, and roll a transaction back."""
         self._clear()
+        self._sent.clear()
         self.heads.clear()
         self._moved.clear()
         if self._in_transaction:
@@ -209,6 +217,8 @@ class WritingDatabase:
             return None
         before, after = self._ends()
         keys = list(self._steps)
+        if self._in_transaction:
+            self._sent.update(keys)
         return (
             before, after, self._rows, list(self._steps.values()),
             [self._versions.get(key) for key in keys], self._rewards, self._closed,

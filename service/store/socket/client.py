@@ -14,18 +14,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import (
-    BanditUid,
     DecisionId,
     DecisionKey,
-    LogPosition,
-    SnapshotVersion,
 )
 from bandexa_core.log.contract import Outcome
 from service.observe.counters import WriterTimes
@@ -36,6 +33,7 @@ from service.store.opening import log_uid, open_counting, open_history, open_rea
 from service.store.protocol import Done, FoundDecision, Logged, Step
 from service.store.reading import CountingReader, DecisionHistory, LogReader
 from service.store.records import BanditRecord, DecisionRecord, StoredAnswer
+from service.store.sharing import Changes
 from service.store.socket import messages as m
 from service.store.socket.frames import FrameStream
 
@@ -45,25 +43,6 @@ MAX_RETRY_S = 0.25
 CONNECTS_WITHIN_S = 30.0
 LOST = "the process that writes the store is starting again"
 IN_DOUBT = f"{LOST}: whether this was stored is not known; repeat it"
-
-
-@dataclass(slots=True)
-class Changes:
-    """What was announced in one turn.
-
-    Attributes:
-        heads: The newest positions of logs, by the keys of their bandits.
-        bandits: Whether bandits were created or deleted.
-        served: The snapshots that rounds have published and that are served now.
-        settle: Numbers to be given back once all of this, and what was announced before, is served.
-        show: Numbers to be given back with the metrics of this process.
-    """
-
-    heads: dict[int, LogPosition] = field(default_factory=dict)
-    bandits: bool = False
-    served: dict[BanditUid, SnapshotVersion] = field(default_factory=dict)
-    settle: list[int] = field(default_factory=list)
-    show: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

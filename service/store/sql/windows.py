@@ -43,6 +43,10 @@ class Windows:
         self._last: float | None = None  # None: no tick yet, in this opening of the store
         self._stored = -float("inf")
 
+    def read_offset(self) -> None:
+        """Take over the offset as another server has stored it."""
+        self._offset = self._meta(_OFFSET) or 0.0
+
     def open(self, opened: Sequence[tuple[int, float]]) -> None:
         """Open windows, given as (key of the decision, service time at which it would close)."""
         self._insert("windows", opened)

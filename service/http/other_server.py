@@ -1,0 +1,73 @@
+"""The server that is the keeper, as another one that shares its database passes requests on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import httpx
+
+from service.serving.replica import Replica
+from service.store.errors import Unavailable
+from service.store.sharing import Member
+
+T = TypeVar("T")
+LOOKED_S = 0.2  # whether the keeper is still the same one
+FOLLOWS_WITHIN_S = 2.0  # what a change at the keeper has led to; otherwise it comes later
+
+
+class OtherServer:
+    """Where the keeper is.
+
+    Args:
+        member: This server among those that share the database.
+        replica: Follows the keeper.
+    """
+
+    def __init__(self, member: Member, replica: Replica) -> None:
+        self._member = member
+        self._replica = replica
+
+    def url(self) -> httpx.URL:
+        """Return its address.
+
+        Raises:
+            Unavailable: No server is the keeper now.
+        """
+        url = self._member.keeper_url
+        if url is None:
+            raise Unavailable("no server administers the others now: one takes that over")
+        return httpx.URL(url)
+
+    async def while_keeper(self, asked: Coroutine[Any, Any, T]) -> T:
+        """Return what a request to the keeper returns; one that is away may never answer.
+
+        Raises:
+            Unavailable: Another server is the keeper now, or none.
+        """
+        keeper = self._member.keeper_url
+        asking = asyncio.ensure_future(asked)
+        try:
+            while not asking.done():
+                if self._member.keeper_url != keeper:
+                    raise Unavailable("the server that administers the others went away: repeat it")
+                await asyncio.wait({asking}, timeout=LOOKED_S)
+            return asking.result()
+        finally:
+            if not asking.done():
+                asking.cancel()
+                with suppress(asyncio.CancelledError, httpx.HTTPError):
+                    await asking
+
+    async def followed(self) -> None:
+        """Return once this server serves what the keeper has just changed.
+
+        So a client that asks here for what it changed here finds it.
+        """
+        try:
+            async with asyncio.timeout(FOLLOWS_WITHIN_S):
+                await self._replica.caught_up()
+        except TimeoutError:
+            return

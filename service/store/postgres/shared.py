@@ -1,0 +1,151 @@
+"""The store of a server that shares its database: it writes itself, and follows what others write.
+
+Decisions and reports are appended by every server. Everything else is the keeper's, and the others
+refuse it here. What others have appended is announced on the event loop, as for the processes of
+one server: see `service.store.socket.client`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from service.store.address import PostgresUrl
+from service.store.errors import StoreError
+from service.store.postgres.membership import Membership
+from service.store.postgres.store import PostgresStore
+from service.store.postgres.watching import Seen, Watcher
+from service.store.protocol import Deliver, Durability
+from service.store.records import BanditRecord
+from service.store.sharing import Changes
+
+READ_AGAIN_S = 1.0
+
+
+class SharedStore(PostgresStore):
+    """See `EventStore`.
+
+    Args:
+        url: The database.
+        durability: See `PostgresStore`.
+        deliver: Likewise; from any thread.
+        gather: Likewise.
+        member: This server among those that share it.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        durability: Durability,
+        deliver: Deliver,
+        gather: Deliver | None,
+        member: Membership,
+    ) -> None:
+        super().__init__(url, durability, deliver, gather=gather, member=member)
+        self.member = member
+        self._announce: Callable[[Changes], None] = lambda changes: None
+        self._on_lost: Callable[[], None] = lambda: None
+        self._on_found: Callable[[], None] = lambda: None
+        self._watcher: Watcher | None = None
+        self._lost_at: float | None = None
+        self._read_again = 0.0
+
+    def watch(
+        self,
+        changed: Callable[[Changes], None],
+        lost: Callable[[], None],
+        found: Callable[[], None],
+    ) -> None:
+        """Call `changed` with what others append; `lost` and `found` as the database goes."""
+        self._announce, self._on_lost, self._on_found = changed, lost, found
+        if self._watcher is None:
+            self._watcher = Watcher(self._url, self._seen, self._went, self._came)
+
+    def lost_s(self) -> float:
+        """Return for how many seconds the database has not answered; 0 while it does."""
+        return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+
+    @property
+    def failed_for_good(self) -> bool:
+        """See `EventStore.failed_for_good`; or this server has to start again in another role."""
+        member = self.member
+        return super().failed_for_good or member.lost is not None or member.is_promoted
+
+    def look_now(self) -> None:
+        """See at once what the keeper has changed."""
+        if self._watcher is not None:
+            self._watcher.look_now()
+
+    def remember(self, record: BanditRecord) -> None:
+        """Hold a live bandit in memory."""
+        self._own.remember(record)
+
+    def forget(self, key: int) -> None:
+        """Forget a bandit that was deleted."""
+        self._put(lambda: self._own.unremember(key), lambda _, error: None)
+
+    def settled(self, number: int) -> None:
+        """Do nothing: a change does not wait for other servers."""
+
+    def counted(self, counts: list[Any]) -> None:
+        """Do nothing: the keeper counts what is stored."""
+
+    def show(self, number: int, text: bytes) -> None:
+        """Do nothing: every server shows its metrics itself."""
+
+    def close(self) -> None:
+        """See `EventStore.close`."""
+        if self._watcher is not None:
+            self._watcher.end()
+            self._watcher = None
+        super().close()
+
+    # -- on the watcher's thread ----------------------------------------------------------------
+
+    def _seen(self, seen: Seen) -> None:
+        assert self._sharing is not None
+        self._sharing.note(seen.heads)  # before anything is decided by these rows
+        changes = Changes(heads=seen.heads, bandits=seen.bandits, served=seen.served)
+        self._deliver(lambda: self._announced(changes))
+
+    def _announced(self, changes: Changes) -> None:
+        self._announce(changes)
+        if not self.member.is_keeper and time.monotonic() >= self._read_again:
+            self._read_again = time.monotonic() + READ_AGAIN_S
+            self._put(self._catch_up, lambda _, error: None)
+
+    def _catch_up(self) -> None:
+        """Take over the time of the database, and of the keeper."""
+        self._wall.look(self._database.session)
+        self.clock.note()
+        self._own.read_again()
+
+    def _went(self) -> None:
+        self._lost_at = time.monotonic()
+        self._deliver(lambda: self._on_lost())
+
+    def _came(self) -> None:
+        self._lost_at = None
+        self._deliver(lambda: self._on_found())
+
+
+class ReplicaStore(SharedStore):
+    """The store of a server that is not the keeper: it administers nothing."""
+
+    def _begin(self, gather: Deliver | None) -> None:
+        """Start the writer; what an earlier opening left to be purged is the keeper's."""
+        self._thread.start()
+        self._gather = gather
+
+    def _of_keeper(self, *arguments: Any, **named: Any) -> None:
+        """Refuse what the keeper does."""
+        done = next(each for each in arguments if callable(each))
+        done(None, StoreError("this server does not administer the store"))
+
+    due_windows = accept_clock = append_change = append_config = append_switch = _of_keeper
+    append_import = append_round = append_audit = put_challenger = trim_log = _of_keeper
+    trim_catalogue = drop_decisions = begin_erasure = erase = relearned = _of_keeper
+    create_bandit = delete_bandit = empty_wal = shrink = _of_keeper

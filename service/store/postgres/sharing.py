@@ -1,0 +1,54 @@
+"""What the writer of a server heeds where several servers append to the logs of one database."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from bandexa_core.ids import LogPosition
+from service.store.postgres.faults import LeaseLost
+from service.store.postgres.leases import KEEPER, held
+
+if TYPE_CHECKING:
+    from service.store.postgres.writing import WritingDatabase
+
+_HELD = f"SELECT {held('?1', '?2')}"
+
+
+class Sharing:
+    """The logs that others have appended to, and the lease that administration needs.
+
+    Args:
+        epoch: Of the keeper's lease; None: this server is not the keeper, and administers nothing.
+
+    Attributes:
+        overtaken: How many groups were written again because another server was faster.
+    """
+
+    def __init__(self, epoch: int | None) -> None:
+        self.overtaken = 0
+        self._epoch = epoch
+        self._heads: dict[int, LogPosition] = {}
+        self._lock = threading.Lock()
+
+    def note(self, heads: dict[int, LogPosition]) -> None:
+        """Note the ends of logs as they were seen; from any thread."""
+        with self._lock:
+            self._heads |= heads
+
+    def moved(self) -> list[tuple[int, LogPosition]]:
+        """Return the ends of logs that were seen since the last call."""
+        if not self._heads:
+            return []
+        with self._lock:
+            heads, self._heads = self._heads, {}
+        return list(heads.items())
+
+    def require(self, db: WritingDatabase) -> None:
+        """Require in the running transaction that this server is still the keeper.
+
+        Raises:
+            LeaseLost: Another one is.
+        """
+        if self._epoch is not None and not db.hold(_HELD, (KEEPER, self._epoch)):
+            raise LeaseLost("another server is the keeper now")

@@ -1,0 +1,126 @@
+"""Notices what other servers append to a database: new log rows, bandits, and snapshots.
+
+A thread asks for the ends of the logs: soon again while rows come, less often while none do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from service.store.address import PostgresUrl
+from service.store.errors import StoreUnreadable
+from service.store.postgres.connection import ReadConnection
+
+log = logging.getLogger(__name__)
+BUSY_S, IDLE_S = 0.005, 0.1
+OTHERS_S = 0.25  # between looks at bandits and snapshots
+_HEADS = "SELECT bandit, position FROM heads"
+_BANDITS = "SELECT count(*), max(bandit), count(deleted) FROM bandits"
+_SERVED = """
+SELECT b.uid, max(r.version) FROM rounds AS r JOIN bandits AS b ON b.bandit = r.bandit
+WHERE b.deleted IS NULL AND r.error IS NULL AND r.version IS NOT NULL GROUP BY b.uid
+"""
+
+
+class Seen(NamedTuple):
+    """What has changed since the last look.
+
+    Attributes:
+        heads: The new ends of logs, by the keys of their bandits.
+        bandits: Whether bandits were created or deleted.
+        served: The newest snapshots of rounds, where there are new ones.
+    """
+
+    heads: dict[int, LogPosition]
+    bandits: bool
+    served: dict[BanditUid, SnapshotVersion]
+
+
+class Watcher:
+    """Asks the database.
+
+    Args:
+        url: The database.
+        seen: Receives what has changed, on the thread.
+        lost: Called on the thread when the database does not answer; `found` when it does again.
+    """
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        seen: Callable[[Seen], None],
+        lost: Callable[[], None],
+        found: Callable[[], None],
+    ) -> None:
+        self._seen, self._lost, self._found = seen, lost, found
+        self._db = ReadConnection(url)
+        self._heads: dict[int, LogPosition] = {}
+        self._bandits: tuple[int, ...] = ()
+        self._served: dict[BanditUid, SnapshotVersion] = {}
+        self._others_due = 0.0
+        self._is_lost = False
+        self._at_once = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._thread.start()
+
+    def look_now(self) -> None:
+        """Look at everything at once."""
+        self._others_due = 0.0
+        self._at_once.set()
+
+    def end(self) -> None:
+        """End the thread."""
+        self._ended = True
+        self._at_once.set()
+        self._thread.join()
+        self._db.close()
+
+    def _watch(self) -> None:
+        wait_s = IDLE_S
+        while not self._ended:
+            try:
+                moved = self._look()
+            except StoreUnreadable as error:
+                if not self._is_lost:
+                    log.warning("the database does not answer: %s", error)
+                    self._is_lost = True
+                    self._lost()
+                moved = False
+            else:
+                if self._is_lost:
+                    self._is_lost = False
+                    self._found()
+            wait_s = BUSY_S if moved else min(2 * wait_s, IDLE_S)
+            self._at_once.wait(wait_s)
+            self._at_once.clear()
+
+    def _look(self) -> bool:
+        """Report what has changed; returns whether a log has."""
+        heads = {
+            bandit: LogPosition(position)
+            for bandit, position in self._db.execute(_HEADS).fetchall()
+            if self._heads.get(bandit) != position
+        }
+        bandits, served = False, {}
+        if (now := time.monotonic()) >= self._others_due:
+            self._others_due = now + OTHERS_S
+            found = tuple(self._db.execute(_BANDITS).fetchone())
+            bandits, self._bandits = found != self._bandits, found
+            newest = {
+                BanditUid(uid): SnapshotVersion(version)
+                for uid, version in self._db.execute(_SERVED).fetchall()
+            }
+            served = {uid: v for uid, v in newest.items() if self._served.get(uid) != v}
+            self._served = newest
+        self._heads |= heads
+        if heads or bandits or served:
+            with suppress(RuntimeError):  # the loop of the server has ended
+                self._seen(Seen(heads, bandits, served))
+        return bool(heads)
