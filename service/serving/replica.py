@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 COUNTED_S = 1.0
 AWAY_S = 3.0  # without the keeper, after which this process is not ready
 MAX_LAG_S = 5.0
+MOST_ASKED = 1000
 MISSING_FOR_S = 2.0  # longer than a caller waits that was asked to come back
 UNREAD = b""
 Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
@@ -82,6 +83,7 @@ class Replica:
         self._sync_again = False
         self._loading: dict[BanditUid, asyncio.Task[None]] = {}
         self._bandits_read = -float("inf")
+        self._asked: dict[str, float] = {}  # since when, of names that are not known
         self._one_at_a_time = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reported: dict[int, Counted] = {}
@@ -148,14 +150,18 @@ class Replica:
         self._store.show(number, await self.shows())
 
     def is_missing(self, name: str) -> bool:
-        """Return whether the bandits were read lately, and none had a name; else read them.
+        """Return whether the bandits were read since a name was asked for; else read them.
 
-        Another server may have created one a moment ago.
+        Another server may have created it a moment ago.
         """
-        if time.monotonic() - self._bandits_read < MISSING_FOR_S:
+        now, asked = time.monotonic(), self._asked.get(name)
+        if asked is not None and asked < self._bandits_read > now - MISSING_FOR_S:
             return True
-        if self._syncing is None:
-            self._sync()
+        if asked is None or asked < self._bandits_read:
+            if len(self._asked) >= MOST_ASKED:
+                self._asked.clear()
+            self._asked[name] = now
+        self._sync()
         return False
 
     async def synced(self) -> None:
