@@ -63,11 +63,13 @@ class SharingServer:
             signal.signal(number, self._passed_on)
         self._listener.listen(2048)
         backoff_s = FIRST_BACKOFF_S
+        goes_on = {STORE_FAILED_STATUS, -signal.SIGKILL}
         while True:
             started = time.monotonic()
             status = self._serve_once()
-            if self._ends() or status not in (STORE_FAILED_STATUS, -signal.SIGKILL):
+            if self._ends() or status not in goes_on:
                 return max(status, 1) if status < 0 else status
+            goes_on.add(NO_PLACE_STATUS)  # it has served: the database is away for a while
             lived_s = time.monotonic() - started
             backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_S else min(2 * backoff_s, MAX_BACKOFF_S)
             time.sleep(backoff_s)

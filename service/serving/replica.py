@@ -115,7 +115,8 @@ class Replica:
     def failure(self) -> str | None:
         """Return why this process is not ready, None while it is."""
         if (away_s := self._store.lost_s()) > AWAY_S:
-            return f"{self._store.failure}, for {away_s:.0f} s by now"
+            why = self._store.failure or "the database does not answer"
+            return f"{why}, for {away_s:.0f} s by now"
         now = time.monotonic()
         for bandit in self._live.all():
             applier = bandit.applier

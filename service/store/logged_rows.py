@@ -72,18 +72,17 @@ class LoggedRows:
             return self._begins
         return self._reader.first_learned(self._record.key, self._passed_over, self._up_to)
 
-    def scan(self, chunk: int) -> Iterator[Rows]:
-        """See `Replay.scan`; values are those as of the position."""
+    def scan(self, chunk: int, of: tuple[int, int] = (0, 1)) -> Iterator[Rows]:
+        """See `TrainingRows.scan`; values are those as of the position."""
         if self._values is None:
             self._values = self._read()
-        waiting: list[LearnRow] = []
-        for row in self._first_values() if self._rows is None else self._rows:
-            waiting.append(row)
-            if len(waiting) == chunk:
-                yield _rows(waiting, self._values)
-                waiting = []
-        if waiting:
-            yield _rows(waiting, self._values)
+        rows = iter(self._first_values() if self._rows is None else self._rows)
+        first, every = of
+        number = 0
+        while part := list(itertools.islice(rows, chunk)):
+            if number % every == first:
+                yield _rows(part, self._values)
+            number += 1
 
     def _read(self) -> dict[int, float]:
         """Read the log once: return corrected values, and remember the rows if they fit."""

@@ -19,7 +19,10 @@ STALE = "BX002"  # likewise: a decision is in another state
 # Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
 # a transaction on a standby (25006), locks (55), rights that may be given back (42501).
 _TEMPORARY = ("08", "53", "57", "58", "25", "55", "40", "XX")
-ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError)
+ERRORS = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError,
+    asyncpg.InternalClientError,  # of a connection that broke off within a statement
+)  # fmt: skip
 
 
 class LeaseLost(Exception):
@@ -45,7 +48,7 @@ def fault_of(error: BaseException) -> Fault:
         )  # fmt: skip
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return Fault.OPERATION  # a value that a column does not take
-    if isinstance(error, asyncpg.InterfaceError | OSError | TimeoutError | EOFError):
+    if isinstance(error, ERRORS):
         return Fault.OUTAGE
     return Fault.OPERATION
 

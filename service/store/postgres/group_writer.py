@@ -277,7 +277,10 @@ class PostgresWriter:
         """
         if self._epoch is not None and (epoch := current_epoch(session)) != self._epoch:
             return f"another server has used the database meanwhile (opening {epoch})"
-        for bandit, (position, digest) in self._ends.items():
+        ends: list[tuple[int, tuple[int, bytes]]] = list(self._ends.items())
+        if self._sharing is not None:  # a model may have rows that others have appended
+            ends += self._sharing.seen()
+        for bandit, (position, digest) in ends:
             found = session.fetch(
                 "SELECT hash FROM log WHERE bandit = $1 AND position = $2 UNION ALL"
                 " SELECT hash FROM trims WHERE bandit = $1 AND position = $2",

@@ -47,8 +47,6 @@ class SharedStore(PostgresStore):
         super().__init__(url, durability, deliver, gather=gather, member=member)
         self.member = member
         self._announce: Callable[[Changes], None] = lambda changes: None
-        self._on_lost: Callable[[], None] = lambda: None
-        self._on_found: Callable[[], None] = lambda: None
         self._watcher: Watcher | None = None
         self._lost_at: float | None = None
         self._read_again = 0.0
@@ -59,8 +57,12 @@ class SharedStore(PostgresStore):
         lost: Callable[[], None],
         found: Callable[[], None],
     ) -> None:
-        """Call `changed` with what others append; `lost` and `found` as the database goes."""
-        self._announce, self._on_lost, self._on_found = changed, lost, found
+        """Call `changed` with what others append, and when the database is back.
+
+        Not `lost` and `found`: whether the logs are still those of the models is known to the
+        writer, which ends this process where they are not.
+        """
+        self._announce = changed
         if self._watcher is None:
             self._watcher = Watcher(self._url, self._seen, self._went, self._came)
 
@@ -108,7 +110,8 @@ class SharedStore(PostgresStore):
     def _seen(self, seen: Seen) -> None:
         assert self._sharing is not None
         self._sharing.note(seen.heads)  # before anything is decided by these rows
-        changes = Changes(heads=seen.heads, bandits=seen.bandits, served=seen.served)
+        heads = {bandit: end.position for bandit, end in seen.heads.items()}
+        changes = Changes(heads=heads, bandits=seen.bandits, served=seen.served)
         self._deliver(lambda: self._announced(changes))
 
     def _announced(self, changes: Changes) -> None:
@@ -125,11 +128,10 @@ class SharedStore(PostgresStore):
 
     def _went(self) -> None:
         self._lost_at = time.monotonic()
-        self._deliver(lambda: self._on_lost())
 
     def _came(self) -> None:
         self._lost_at = None
-        self._deliver(lambda: self._on_found())
+        self._deliver(lambda: self._announced(Changes(bandits=True)))
 
 
 class ReplicaStore(SharedStore):

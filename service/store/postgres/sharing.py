@@ -10,6 +10,7 @@ from service.store.postgres.faults import LeaseLost
 from service.store.postgres.leases import KEEPER, held
 
 if TYPE_CHECKING:
+    from service.store.postgres.watching import End
     from service.store.postgres.writing import WritingDatabase
 
 _HELD = f"SELECT {held('?1', '?2')}"
@@ -28,21 +29,28 @@ class Sharing:
     def __init__(self, epoch: int | None) -> None:
         self.overtaken = 0
         self._epoch = epoch
-        self._heads: dict[int, LogPosition] = {}
+        self._seen: dict[int, End] = {}
+        self._new: dict[int, End] = {}
         self._lock = threading.Lock()
 
-    def note(self, heads: dict[int, LogPosition]) -> None:
+    def note(self, heads: dict[int, End]) -> None:
         """Note the ends of logs as they were seen; from any thread."""
         with self._lock:
-            self._heads |= heads
+            self._new |= heads
+            self._seen |= heads
 
     def moved(self) -> list[tuple[int, LogPosition]]:
         """Return the ends of logs that were seen since the last call."""
-        if not self._heads:
+        if not self._new:
             return []
         with self._lock:
-            heads, self._heads = self._heads, {}
-        return list(heads.items())
+            new, self._new = self._new, {}
+        return [(bandit, end.position) for bandit, end in new.items()]
+
+    def seen(self) -> list[tuple[int, End]]:
+        """Return the newest ends of logs: the models of this server have no row behind them."""
+        with self._lock:
+            return list(self._seen.items())
 
     def require(self, db: WritingDatabase) -> None:
         """Require in the running transaction that this server is still the keeper.

@@ -20,7 +20,7 @@ from service.store.postgres.connection import ReadConnection
 log = logging.getLogger(__name__)
 BUSY_S, IDLE_S = 0.005, 0.1
 OTHERS_S = 0.25  # between looks at bandits and snapshots
-_HEADS = "SELECT bandit, position FROM heads"
+_HEADS = "SELECT bandit, position, hash FROM heads"
 _BANDITS = "SELECT count(*), max(bandit), count(deleted) FROM bandits"
 _SERVED = """
 SELECT b.uid, max(r.version) FROM rounds AS r JOIN bandits AS b ON b.bandit = r.bandit
@@ -28,16 +28,23 @@ WHERE b.deleted IS NULL AND r.error IS NULL AND r.version IS NOT NULL GROUP BY b
 """
 
 
+class End(NamedTuple):
+    """The end of a log: the position of its newest row, and the hash of all rows."""
+
+    position: LogPosition
+    hash: bytes
+
+
 class Seen(NamedTuple):
     """What has changed since the last look.
 
     Attributes:
-        heads: The new ends of logs, by the keys of their bandits.
+        heads: The new ends of logs, by the keys of their bandits: position and hash.
         bandits: Whether bandits were created or deleted.
         served: The newest snapshots of rounds, where there are new ones.
     """
 
-    heads: dict[int, LogPosition]
+    heads: dict[int, End]
     bandits: bool
     served: dict[BanditUid, SnapshotVersion]
 
@@ -48,7 +55,8 @@ class Watcher:
     Args:
         url: The database.
         seen: Receives what has changed, on the thread.
-        lost: Called on the thread when the database does not answer; `found` when it does again.
+        lost: Called on the thread when the database does not answer.
+        found: Called on the thread when it answers again.
     """
 
     def __init__(
@@ -60,7 +68,7 @@ class Watcher:
     ) -> None:
         self._seen, self._lost, self._found = seen, lost, found
         self._db = ReadConnection(url)
-        self._heads: dict[int, LogPosition] = {}
+        self._heads: dict[int, End] = {}
         self._bandits: tuple[int, ...] = ()
         self._served: dict[BanditUid, SnapshotVersion] = {}
         self._others_due = 0.0
@@ -103,11 +111,11 @@ class Watcher:
 
     def _look(self) -> bool:
         """Report what has changed; returns whether a log has."""
-        heads = {
-            bandit: LogPosition(position)
-            for bandit, position in self._db.execute(_HEADS).fetchall()
-            if self._heads.get(bandit) != position
-        }
+        ends = [
+            (bandit, End(LogPosition(position), digest))
+            for bandit, position, digest in self._db.execute(_HEADS).fetchall()
+        ]
+        heads = {bandit: end for bandit, end in ends if self._heads.get(bandit) != end}
         bandits, served = False, {}
         if (now := time.monotonic()) >= self._others_due:
             self._others_due = now + OTHERS_S
