@@ -79,7 +79,7 @@ class SocketStore:
         self.clock = ServiceClock()
         self._keys = open_reader(database)
         self.ids = self._keys.ids.with_clock(self.clock)
-        self._identity = _identity(database)
+        self._identity = _identity_of(database)
         self.ids.share = (own, num)
         self._bandits: dict[int, BanditRecord] = {}
         self._numbers = 0
@@ -154,7 +154,7 @@ class SocketStore:
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
                 continue
             try:
-                identity = await loop.run_in_executor(None, _identity, self._database)
+                identity = await loop.run_in_executor(None, _identity_of, self._database)
             except (OSError, StoreError) as error:  # it is being put back, for example
                 log.error("the database cannot be read: %s", error)
                 stream.close()
@@ -379,7 +379,7 @@ class SocketStore:
         return open_counting(self._database)
 
     def close(self) -> None:
-        """See `EventStore.close`; what was sent is stored, or nobody received that it is."""
+        """See `EventStore.close`; what was sent is stored, or its caller has no answer."""
         self._is_closed = True
         self._keys.close()
         if self._connecting is not None:
@@ -409,7 +409,7 @@ def _answer(done: Done[Any], result: Any, error: Exception | None) -> None:
         log.exception("a callback of the store failed")
 
 
-def _identity(database: StoreAddress) -> Any:
+def _identity_of(database: StoreAddress) -> tuple[int, int] | str:
     """Return what tells a database from another one that is put in its place."""
     if isinstance(database, PostgresUrl):
         return log_uid(database)
