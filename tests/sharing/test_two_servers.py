@@ -118,6 +118,9 @@ def test_another_server_becomes_the_keeper_and_nothing_answered_is_lost(postgres
         keeper, other = (start(env=environment_of(url)) for _ in range(2))
         with keeper.client() as client:
             name = Api(client).two_actions()
+        with other.client() as client:
+            context = {"bandit": name, "context": [1.0, 0.0]}
+            poll(lambda: client.post("/select", json=context).is_success, "its actions are there")
         traffic = Traffic(other, name)
         try:
             traffic.goes_on()
@@ -141,3 +144,18 @@ def test_another_server_becomes_the_keeper_and_nothing_answered_is_lost(postgres
         assert (keeper.stop(), other.stop()) == (0, 0)
         checked = bandexa("verify", other.data_dir, "--quiet")
         assert checked.returncode == 0, checked.stdout
+
+
+def test_a_bandit_that_was_just_created_is_never_said_not_to_exist(pair) -> None:
+    one, two = pair.apis
+    name = one.two_actions(name="new")
+    decision = one.select(name, [1.0, 0.0])
+    report = {"decision_id": decision["decision_id"], "reward": 1.0}
+    answers = []
+
+    def rewarded() -> bool:
+        answers.append(two.http.post("/reward", json=report).status_code)
+        return answers[-1] == 200
+
+    poll(rewarded, "the other server takes its reward")
+    assert set(answers) <= {200, 503}

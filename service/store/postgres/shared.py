@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bandexa_core.ids import DecisionId
 from service.store.address import PostgresUrl
-from service.store.errors import StoreError
+from service.store.errors import StoreError, Unavailable, UnknownDecision
+from service.store.identity import bandit_of
 from service.store.postgres.membership import Membership
 from service.store.postgres.store import PostgresStore
 from service.store.postgres.watching import Seen, Watcher
-from service.store.protocol import Deliver, Durability
+from service.store.protocol import Deliver, Done, Durability, FoundDecision
 from service.store.records import BanditRecord
 from service.store.sharing import Changes
 
@@ -137,10 +139,28 @@ class SharedStore(PostgresStore):
 class ReplicaStore(SharedStore):
     """The store of a server that is not the keeper: it administers nothing."""
 
+    _newest = 0  # the newest bandit that is known here
+
     def _begin(self, gather: Deliver | None) -> None:
         """Start the writer; what an earlier opening left to be purged is the keeper's."""
         self._thread.start()
         self._gather = gather
+
+    def remember(self, record: BanditRecord) -> None:
+        """Hold a live bandit in memory."""
+        super().remember(record)
+        self._newest = max(self._newest, record.key)
+
+    def find_decision(self, decision_id: DecisionId, done: Done[FoundDecision]) -> None:
+        """See `EventStore.find_decision`; that of a bandit created just now may be found later."""
+
+        def found(decision: FoundDecision | None, error: Exception | None) -> None:
+            key = self.ids.key(decision_id)
+            if isinstance(error, UnknownDecision) and key and bandit_of(key) > self._newest:
+                error = Unavailable("the bandit of the decision is not served here yet")
+            done(decision, error)
+
+        super().find_decision(decision_id, found)
 
     def _of_keeper(self, *arguments: Any, **named: Any) -> None:
         """Refuse what the keeper does."""

@@ -19,7 +19,7 @@ from service.store.postgres.connection import ReadConnection
 
 log = logging.getLogger(__name__)
 BUSY_S, IDLE_S = 0.005, 0.1
-OTHERS_S = 0.25  # between looks at bandits and snapshots
+OTHERS_S = 0.1  # between looks at bandits and snapshots
 _HEADS = "SELECT bandit, position, hash FROM heads"
 _BANDITS = "SELECT count(*), max(bandit), count(deleted) FROM bandits"
 _SERVED = """
