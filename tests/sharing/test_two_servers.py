@@ -155,7 +155,7 @@ def test_a_bandit_that_was_just_created_is_never_said_not_to_exist(pair) -> None
 
     def rewarded() -> bool:
         answers.append(two.http.post("/reward", json=report).status_code)
-        return answers[-1] == 200
+        return bool(answers[-1] == 200)
 
     poll(rewarded, "the other server takes its reward")
     assert set(answers) <= {200, 503}
