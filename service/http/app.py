@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -39,7 +40,7 @@ from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.other_server import OtherServer
 from service.http.personalizer.closed import ClosedDoorway
-from service.http.personalizer.doorway import Doorway
+from service.http.personalizer.doorway import KEY_HEADER, Doorway
 from service.http.personalizer.errors import AzureErrors
 from service.http.reloading import keys_read_anew
 from service.http.routes import (
@@ -68,6 +69,7 @@ from service.serving.engine import Engine
 from service.serving.guarding import guarding
 from service.serving.lifecycle import KeeperPlace, Place, ServerPlace, replicating, running
 from service.serving.progress import StartGivenUp, StartProgress
+from service.serving.replica import Replica
 from service.settings import Settings, SettingsError
 from service.tools.challenge.contest import Contest
 from service.tools.evaluate.jobs import Evaluations
@@ -111,6 +113,9 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
     metrics = Metrics()
     if isinstance(process, KeeperPlace | Place):
         keys.rates.share(process.rates)
+    elif isinstance(process, ServerPlace):
+        among = process.member
+        keys.rates.divide(lambda: among.live, among.secret)
 
     def guarded(app: ASGIApp) -> ASGIApp:
         checked = OriginCheck(
@@ -131,7 +136,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
                 app.behind,
                 CALLS,
                 place.own,
-                place.keeper if isinstance(place, Place) else OtherServer(place.member, replica),
+                _keeper_of(place, settings, replica, keys),
                 lambda: system.ENDING if app.state.draining else replica.failure(),
                 metrics,
                 settings,
@@ -200,6 +205,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
     app = App(settings, metrics, keys, lifespan, auth.guarded(ROUTERS))
     app.front = guarded(Starting(app.progress, metrics))
     app.state.registry = registry
+    app.state.member = process.member if isinstance(process, ServerPlace) else None
     problems.install(app, metrics)
     return app
 
@@ -213,6 +219,16 @@ async def tracing(settings: Settings) -> AsyncIterator[None]:
             yield
         finally:
             await asyncio.to_thread(stack.close)
+
+
+def _keeper_of(
+    place: Place | ServerPlace, settings: Settings, replica: Replica, keys: Keys
+) -> Path | OtherServer:
+    """Return where a process that serves beside the keeper passes requests on to."""
+    if isinstance(place, Place):
+        return place.keeper
+    key_headers = (KEY_HEADER,) if settings.personalizer.enabled else ()
+    return OtherServer(place.member, replica, keys, key_headers)
 
 
 async def shown_metrics(engine: Engine) -> bytes:

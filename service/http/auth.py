@@ -24,6 +24,7 @@ from service.settings import KeySetting, Scope
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 ANONYMOUS = "(anonymous)"
+COUNTED = "x-bandexa-counted"  # by the server that passes a call on: its proof
 DECLARED = "x-required-scope"
 REACH = "x-key-reach"
 
@@ -173,6 +174,8 @@ def bearer_of(request: Request) -> str | None:
 def holder_of(request: Request, keys: Keys, key: str) -> KeySetting:
     """Return the settings of a key, and count a call of it.
 
+    A call that another server has passed on was counted there.
+
     Raises:
         Unauthorized: It is unknown, or has ended.
         TooManyCalls: It has made too many calls.
@@ -184,7 +187,8 @@ def holder_of(request: Request, keys: Keys, key: str) -> KeySetting:
     if holder.expires is not None and datetime.now(UTC) >= holder.expires:
         record("refused call", request, holder.name, "key has ended")
         raise Unauthorized(f"this API key ended at {holder.expires.isoformat()}")
-    keys.rates.charge(holder)
+    if not keys.rates.counted_elsewhere(request.headers.get(COUNTED)):
+        keys.rates.charge(holder)
     return holder
 
 

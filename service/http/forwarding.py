@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.auth import COUNTED
 from service.http.budget import BytesInFlight
+from service.http.errors import TooManyCalls
 from service.http.limits import BodyLimit
 from service.http.other_server import OtherServer
 from service.http.problems import refusal_of, send_refusal
@@ -37,7 +39,7 @@ _OF_CONNECTIONS = frozenset(
 )  # fmt: skip
 CLIENT = b"x-bandexa-client"  # who has sent a request; what a client says itself is dropped
 REQUEST_ID = b"x-request-id"  # the keeper logs the id that is answered here
-_NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID}
+_NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID, COUNTED.encode()}
 _NOT_PASSED_BACK = _NOT_PASSED_ON | {b"date", b"server"}  # each answer gets those of this process
 IDLE_S = 5.0
 T = TypeVar("T")
@@ -71,7 +73,8 @@ class Forwarding:
     ) -> None:
         self._app = app
         self._own = own
-        self._here = frozenset((*here, "/activate", "/healthz"))
+        own_paths = () if isinstance(keeper, Path) else ("/metrics",)  # workers show theirs to it
+        self._here = frozenset((*here, "/activate", "/healthz", *own_paths))
         self._failure = failure
         self._metrics = metrics
         self._passed_on = BodyLimit(
@@ -97,7 +100,11 @@ class Forwarding:
         elif path == "/readyz" and scope["method"] in ("GET", "HEAD"):
             failure = self._failure()
             status = "ready" if failure is None else "not ready"
-            health = Health(status=status, detail=failure, worker=self._own)
+            health = Health(status=status, detail=failure)
+            if self._other is None:
+                health.worker = self._own
+            else:
+                health.server, health.role = self._own, "replica"
             answer = JSONResponse(health.model_dump(), 200 if failure is None else 503)
             await answer(scope, receive, send)
         else:
@@ -107,7 +114,8 @@ class Forwarding:
         """Have the keeper answer a request, as long as its client waits for that."""
         body = _Body(receive)
         try:
-            asked = self._asked(scope, body)
+            counted = [] if self._other is None else self._other.counted(scope)
+            asked = self._asked(scope, body, counted)
             if self._other is not None:
                 asked = self._other.while_keeper(asked)
             response = await _while_waited_for(body, asked)
@@ -116,7 +124,11 @@ class Forwarding:
         except (httpx.TransportError, OSError):
             await send_refusal(refusal_of(Unavailable(AWAY), self._metrics), send)
             return
-        except (HTTPException, Unavailable) as error:  # the body is too large, or too slow
+        except (
+            HTTPException,
+            Unavailable,
+            TooManyCalls,
+        ) as error:  # the body is too large, or too slow
             await send_refusal(refusal_of(error, self._metrics), send)
             return
         if self._other is not None and scope["method"] not in ("GET", "HEAD"):
@@ -124,8 +136,10 @@ class Forwarding:
         with suppress(_Left):
             await _while_waited_for(body, _pass_back(response, send))
 
-    async def _asked(self, scope: Scope, body: _Body) -> httpx.Response:
-        """Return the keeper's answer, of which the head has arrived.
+    async def _asked(
+        self, scope: Scope, body: _Body, counted: list[tuple[bytes, bytes]]
+    ) -> httpx.Response:
+        """Return the keeper's answer, of which the head has arrived; `counted`: further headers.
 
         Raises:
             _Left: The client left while it sent the body.
@@ -133,6 +147,7 @@ class Forwarding:
             httpx.TransportError: The keeper does not answer.
         """
         headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
+        headers += counted
         if (correlation := current.get()) is not None:
             headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
         if self._other is None and (client := scope.get("client")):

@@ -1,14 +1,22 @@
-"""The server that is the keeper, as another one that shares its database passes requests on."""
+"""The server that is the keeper, as another one that shares its database passes requests on.
+
+A call counts at the server that its caller has called, here, and not at the keeper once more: it
+goes there with a proof of that.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import httpx
+from starlette.requests import Request
+from starlette.types import Scope
 
+from service.http import auth
+from service.http.keys import Keys
 from service.serving.replica import Replica
 from service.store.errors import Unavailable
 from service.store.sharing import Member
@@ -24,11 +32,34 @@ class OtherServer:
     Args:
         member: This server among those that share the database.
         replica: Follows the keeper.
+        keys: Whose rates hold.
+        key_headers: Where a caller's key may be, beside a bearer token.
     """
 
-    def __init__(self, member: Member, replica: Replica) -> None:
+    def __init__(
+        self, member: Member, replica: Replica, keys: Keys, key_headers: Collection[str]
+    ) -> None:
         self._member = member
         self._replica = replica
+        self._keys = keys
+        self._key_headers = key_headers
+
+    def counted(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Count a call of a key that has a rate; returns the headers that prove it to the keeper.
+
+        What the keeper refuses without counting it, such as an unknown key, is left to it.
+
+        Raises:
+            TooManyCalls: The key has made too many.
+        """
+        request = Request(scope)
+        found = (request.headers.get(name, "").strip() for name in self._key_headers)
+        key = next(filter(None, found), None) or auth.bearer_of(request)
+        holder = None if key is None else self._keys.holder(key)
+        if holder is None or holder.rate is None:
+            return []
+        self._keys.rates.charge(holder)
+        return [(auth.COUNTED.encode(), self._keys.rates.secret.encode())]
 
     def url(self) -> httpx.URL:
         """Return its address.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -27,21 +28,25 @@ from service.observe.bandit_metrics import bandit_metrics
 from service.observe.counters import Count, Tally
 from service.observe.health import disk_full_in_s
 from service.serving.engine import Engine
+from service.store.sharing import Member, SharingStore
 from service.training.supervisor import PHASES
 
 Labelled = Iterable[tuple[Sequence[str], float]]
-__all__ = ["CONTENT_TYPE_LATEST", "exposition", "of_replica"]
+__all__ = ["CONTENT_TYPE_LATEST", "exposition", "of_replica", "of_server"]
 
 
-async def exposition(engine: Engine, *, histograms: bool) -> list[bytes]:
+async def exposition(
+    engine: Engine, *, histograms: bool, member: Member | None = None
+) -> list[bytes]:
     """Return all metrics in Prometheus' text format, of type `CONTENT_TYPE_LATEST`, in parts.
 
     Args:
         engine: The engine.
         histograms: Whether those of single bandits are among them.
+        member: This server among those that share a database; None: it has it alone.
     """
     return [
-        generate_latest(_EngineCollector(engine)),
+        generate_latest(_EngineCollector(engine, member)),
         *await bandit_metrics(engine, histograms=histograms),
     ]
 
@@ -51,14 +56,32 @@ def of_replica(engine: Engine) -> bytes:
     return generate_latest(_ReplicaCollector(engine))
 
 
+def of_server(engine: Engine, member: Member) -> bytes:
+    """Return the metrics of a server that is not the keeper of a database that others share."""
+    return generate_latest(_ServerCollector(engine, member))
+
+
 class _EngineCollector(Collector):
     """Collects the metrics of an engine and this process."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, member: Member | None = None) -> None:
         self._engine = engine
+        self._member = member
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
+        yield from self._process()
+        yield from self._requests()
+        yield from self._commits()
+        yield from self._space()
+        yield from self._backups()
+        yield from self._swaps()
+        yield from self._rounds()
+        yield from self._trainer()
+        yield from self._models()
+        yield from self._sharing()
+
+    def _process(self) -> Iterator[Metric]:
         yield from ProcessCollector(registry=None).collect()
         yield _labelled(
             "bandexa_build_info", "The running version; always 1.", ["version"],
@@ -68,12 +91,6 @@ class _EngineCollector(Collector):
             "bandexa_log_lines_dropped", "Log lines that nobody read in time.",
             value=log_output.dropped,
         )  # fmt: skip
-        yield from self._requests()
-        yield from self._store()
-        yield from self._backups()
-        yield from self._rounds()
-        yield from self._trainer()
-        yield from self._models()
 
     def _requests(self) -> Iterator[Metric]:
         engine, metrics = self._engine, self._engine.metrics
@@ -118,8 +135,8 @@ class _EngineCollector(Collector):
             metrics.unknown_events,
         )
 
-    def _store(self) -> Iterator[Metric]:
-        store, metrics = self._engine.store, self._engine.metrics
+    def _commits(self) -> Iterator[Metric]:
+        store = self._engine.store
         times = store.times
         yield _histogram("bandexa_commit_operations", "Writes per commit.", times.operations)
         yield _histogram(
@@ -144,6 +161,9 @@ class _EngineCollector(Collector):
             "How much wall time is ahead of service time: jumps of the wall clock.",
             store.clock.offset,
         )  # fmt: skip
+
+    def _space(self) -> Iterator[Metric]:
+        store, metrics = self._engine.store, self._engine.metrics
         yield _gauge("bandexa_wal_bytes", "Size of the write-ahead log.", store.wal_bytes())
         yield _gauge(
             "bandexa_wal_pinned_seconds", "For how long a reader has prevented that it is emptied.",
@@ -189,7 +209,7 @@ class _EngineCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, value=value)
 
-    def _rounds(self) -> Iterator[Metric]:
+    def _swaps(self) -> Iterator[Metric]:
         metrics = self._engine.metrics
         yield _counter("bandexa_swaps", "Models swapped in.", metrics.swaps)
         yield _histogram(
@@ -200,6 +220,9 @@ class _EngineCollector(Collector):
             "bandexa_swap_stall_seconds", "Time of a swap on the event loop.",
             metrics.swap_stall_seconds,
         )  # fmt: skip
+
+    def _rounds(self) -> Iterator[Metric]:
+        metrics = self._engine.metrics
         yield _counter("bandexa_rounds", "Training rounds that were swapped in.", metrics.rounds)
         yield _counter(
             "bandexa_rounds_failed", "Training rounds that failed.", metrics.rounds_failed
@@ -242,6 +265,23 @@ class _EngineCollector(Collector):
             self._engine.metrics.recoveries,
         )  # fmt: skip
 
+    def _sharing(self) -> Iterator[Metric]:
+        engine, member = self._engine, self._member
+        if member is None:
+            return
+        yield _gauge("bandexa_keeper", "Whether this server is the keeper.", member.is_keeper)
+        yield _gauge("bandexa_servers", "Servers that share the database now.", member.live)
+        yield _gauge(
+            "bandexa_follow_lag_rows",
+            "Log rows that wait to be applied here, of the bandit that has most of them.",
+            max((bandit.applier.rows_waiting for bandit in engine.bandits()), default=0),
+        )
+        yield CounterMetricFamily(
+            "bandexa_overtaken_groups",
+            "Groups of writes that were made again because another server was faster.",
+            value=cast(SharingStore, engine.store).overtaken,  # a server with a place has one
+        )
+
 
 class _ReplicaCollector(_EngineCollector):
     """Collects the requests of a process, and the process itself."""
@@ -250,6 +290,19 @@ class _ReplicaCollector(_EngineCollector):
         """Yield every metric."""
         yield from ProcessCollector(registry=None).collect()
         yield from self._requests()
+
+
+class _ServerCollector(_EngineCollector):
+    """Collects what a server does that is not the keeper; bandits and the database are its."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield from self._process()
+        yield from self._requests()
+        yield from self._commits()
+        yield from self._swaps()
+        yield from self._models()
+        yield from self._sharing()
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -36,11 +36,15 @@ class Member(Protocol):
     Attributes:
         number: Its number, from 0 on.
         servers: How many servers may share it.
+        live: How many serve now, this one included.
+        secret: What only the servers of the database know.
         keeper_url: Where the keeper is reached; None: there is none now, or it is this one.
     """
 
     number: int
     servers: int
+    live: int
+    secret: str
     keeper_url: str | None
 
     @property
@@ -49,6 +53,14 @@ class Member(Protocol):
 
     def end(self) -> None:
         """Give its place up."""
+
+
+class SharingStore(EventStore, Protocol):
+    """The store of a server that shares its database."""
+
+    @property
+    def overtaken(self) -> int:
+        """How many groups were written again because another server was faster."""
 
 
 class FollowedStore(EventStore, Protocol):

@@ -75,6 +75,29 @@ def test_a_key_with_a_rate_gets_429_and_when_to_come_back(server: Server) -> Non
         assert call(server, FREE, "POST", "/select", item).status_code == 200
 
 
+def test_servers_that_share_a_database_divide_a_rate_and_notice_who_comes_and_goes() -> None:
+    at, num = 0.0, 1
+    first = Bucket(4.0, 8.0, lambda: at, lambda: num)
+    assert first.take() == 0.0
+    num = 2
+    second = Bucket(4.0, 8.0, lambda: at, lambda: num)
+    let_in = [[bucket.take() == 0.0 for _ in range(5)] for bucket in (first, second)]
+    assert let_in == [[True] * 4 + [False]] * 2, "8 at once, of both together"
+    assert first.take() == 0.5, "two calls a second are this server's part"
+    num, at = 1, 1.0
+    assert [first.take() == 0.0 for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_a_burst_below_the_number_of_servers_lets_one_call_in_at_each() -> None:
+    at = 0.0
+    bucket = Bucket(1.0, 2.0, lambda: at, lambda: 4)
+    assert (bucket.take(), bucket.take()) == (0.0, 4.0)
+    at = 3.9
+    assert bucket.take() > 0.0
+    at = 4.0
+    assert bucket.take() == 0.0
+
+
 def test_a_call_that_asks_who_one_is_counts_once(server: Server) -> None:
     asked = [call(server, ONCE, "GET", "/dashboard/session") for _ in range(2)]
     assert [each.status_code for each in asked] == [200, 429]

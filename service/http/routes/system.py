@@ -26,6 +26,7 @@ from service.observe.merging import merged
 from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.failed_bandits import SetAside
+from service.store.sharing import Member
 
 router = APIRouter(route_class=GuardedRoute)
 ENDING = "the server was asked to end"
@@ -56,6 +57,9 @@ async def readyz(engine: EngineDep, request: Request) -> Response:
         detail=failure,
         trainer=trainer_state(engine),
     )
+    member: Member | None = request.app.state.member
+    if member is not None:
+        health.server, health.role = member.number + 1, "keeper"
     return JSONResponse(health.model_dump(), 200 if failure is None else 503)
 
 
@@ -100,12 +104,18 @@ async def metrics(
         bool, Query(description="Whether histograms of single bandits are among them.")
     ] = True,
 ) -> Response:
-    """Metrics in Prometheus' text format."""
+    """Metrics in Prometheus' text format.
+
+    Of servers that share a database each shows its own, and the keeper those of bandits.
+    """
     # 33 ms at the first use, which the event loop does not wait for.
     await asyncio.to_thread(importlib.import_module, "service.observe.metrics")
-    from service.observe.metrics import CONTENT_TYPE_LATEST, exposition
+    from service.observe.metrics import CONTENT_TYPE_LATEST, exposition, of_server
 
-    parts = await exposition(engine, histograms=histograms)
+    member: Member | None = request.app.state.member
+    if member is not None and not member.is_keeper:
+        return await large(request, [of_server(engine, member)], CONTENT_TYPE_LATEST)
+    parts = await exposition(engine, histograms=histograms, member=member)
     if others := await engine.keeping.shows():
         named = {str(number): text for number, text in sorted(others.items())}
         parts[0] = merged({"keeper": parts[0], **named})

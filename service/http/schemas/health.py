@@ -85,9 +85,15 @@ class ClockAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """Alive, or ready; `worker`: which of several workers answers."""
+    """Alive, or ready.
+
+    `worker`: which of several workers answers. `server` and `role`: which of the servers that share
+    a database answers, and whether it is the keeper.
+    """
 
     status: str
     detail: str | None = None
     trainer: TrainerState | None = None
     worker: int | None = None
+    server: int | None = None
+    role: Literal["keeper", "replica"] | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
+from hashlib import blake2b
 
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError
@@ -22,6 +23,7 @@ from service.store.postgres.schema import open_writer
 log = logging.getLogger(__name__)
 RENEWALS = 5  # within the time of a lease
 _NUMBER = "server/"
+_SECRET = "SELECT value FROM meta WHERE key = 'secret'"
 _AT = " at "  # between the name of a holder and its URL
 
 
@@ -38,6 +40,8 @@ class Membership:
     Attributes:
         number: From 0 on, below `servers`.
         servers: As given.
+        live: How many servers have a number now; at least this one.
+        secret: What only the servers of this database know.
         epoch: Of the keeper's lease; None: another server is the keeper.
         keeper_url: Where the keeper is reached; None: there is none now, or it is this one.
         lost: Why this process has to end; None while it holds what it started with.
@@ -63,6 +67,9 @@ class Membership:
         try:
             self.number, self._number_epoch = self._take_number()
             self.epoch = self._leases.lease(KEEPER, self._lease_s)
+            self.live = self._count()
+            ((stored,),) = self._session.fetch(_SECRET)
+            self.secret = blake2b(b"servers", key=bytes.fromhex(stored)).hexdigest()
             self._find_keeper()
         except (*ERRORS, StoreError) as error:
             self._session.close()
@@ -82,6 +89,9 @@ class Membership:
             if epoch is not None:
                 return number, epoch
         raise StoreError(f"{self._url} has {self.servers} servers: set `servers` to more")
+
+    def _count(self) -> int:
+        return max(1, sum(each.left_s > 0 for each in self._leases.found(_NUMBER)))
 
     @property
     def is_keeper(self) -> bool:
@@ -131,6 +141,7 @@ class Membership:
             if epoch is not None:
                 log.warning("this server becomes the keeper: it starts again as that")
                 self.is_promoted = True
+        self.live = self._count()
         self._find_keeper()
 
     def _find_keeper(self) -> None:

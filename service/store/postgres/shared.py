@@ -68,6 +68,12 @@ class SharedStore(PostgresStore):
         if self._watcher is None:
             self._watcher = Watcher(self._url, self._seen, self._went, self._came)
 
+    @property
+    def overtaken(self) -> int:
+        """How many groups were written again because another server was faster."""
+        assert self._sharing is not None
+        return self._sharing.overtaken
+
     def lost_s(self) -> float:
         """Return for how many seconds the database has not answered; 0 while it does."""
         return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
