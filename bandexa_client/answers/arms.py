@@ -127,6 +127,8 @@ class ChallengerScore:
 
     Attributes:
         num: Decisions behind it.
+        left_out: Decisions that were learned and not counted: with `sticky: action`, those that
+            were not the first of their units.
         learned: Learned values of the bandit then.
         time: When that was, seconds since the epoch.
         seconds: CPU time that it took, about.
@@ -140,6 +142,7 @@ class ChallengerScore:
     """
 
     num: int
+    left_out: int
     learned: int
     time: float
     seconds: float

@@ -51,6 +51,9 @@ def _line(challenger: ChallengerState) -> list[str]:
     known = score.low is not None and score.high is not None
     ends = f"{score.low:.4g} to {score.high:.4g}" if known else ""
     remark = score.error or "; ".join(score.reasons) or ("better" if score.is_better else "")
+    if score.left_out:
+        later = f"{score.left_out} not the first of their units"
+        remark = f"{remark}; {later}" if remark else later
     return [*line, str(score.num), lift, ends, remark]
 
 

@@ -49,6 +49,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         num: How many decisions are behind it.
+        left_out: How many were learned and not counted: with `sticky: action`, those that were not
+            the first of their units.
         learned: How many values the bandit had learned then.
         time: When that was, seconds since the epoch.
         seconds: How long it took.
@@ -61,6 +63,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     num: int = 0
+    left_out: int = 0
     learned: int = 0
     time: float = 0.0
     seconds: float = 0.0

@@ -413,6 +413,8 @@ class LoggedDecision(NamedTuple):
         closed: When its reward window was closed; None while it was open.
         activated_at: When it was activated after the select; None where it was not.
         metrics: What the values were made of; None: of no metrics.
+        is_new_unit: Whether no earlier decision was made for the same unit; asked of bandits alone
+            that have, or had, `sticky: action`.
     """
 
     record: DecisionRecord
@@ -422,6 +424,7 @@ class LoggedDecision(NamedTuple):
     closed: float | None
     activated_at: float | None
     metrics: tuple[Metrics | None, ...]
+    is_new_unit: bool = True
 
 
 class LoggedPage(NamedTuple):

@@ -70,6 +70,32 @@ def test_it_is_that_of_the_command(api, server, shop: str, tmp_path: Path) -> No
     api.call("GET", where, expect=404)
 
 
+def test_of_sessions_with_one_draw_the_first_decision_counts(api) -> None:
+    """Where each decision had its own draw, before the change, all of them count."""
+    body: dict[str, Any] = {"policy": "uniform", "reward_range": [0, 1]}
+    name = api.two_actions(**body)
+
+    def decided(units: list[str | None]) -> None:
+        for unit in units:
+            made = api.select(name, [1.0, 0.0], **({} if unit is None else {"unit": unit}))
+            api.reward(made["decision_id"], 1.0)
+
+    decided(["early", "early"])
+    api.call(
+        "PUT",
+        f"/bandits/{name}",
+        api.call("GET", f"/bandits/{name}")["spec"] | {"sticky": "action"},
+    )
+    decided(["a", "b", "a", None, "early", "a", None])
+    rows = [json.loads(line) for line in api.http.get(f"/bandits/{name}/log").content.splitlines()]
+    marks = [row.get("first_of_unit") for row in rows if row["kind"] == "decision"]
+    assert marks == [None, None, True, True, False, True, False, False, True]
+    started = begin(api, name, actions=["y"])
+    ended = api.call("GET", f"/bandits/{name}/evaluations/{started['id']}?wait=true")
+    assert ended["result"]["skipped"] == {"not the first of its unit (sticky: action)": 3}
+    assert [each["num"] for each in ended["result"]["policies"]] == [6, 6, 6]
+
+
 def test_what_cannot_be_evaluated_says_why(api, problem, shop: str) -> None:
     other = {"policy": "linear_ts", "context": {"shape": [5]}}
     started = begin(api, shop, configs={"wide": other})

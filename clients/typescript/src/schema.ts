@@ -1367,6 +1367,8 @@ export interface components {
             is_better: boolean;
             /** @description Learned values of the bandit then. */
             learned: number;
+            /** @description Decisions that were learned and not counted: with `sticky: action`, those that were not the first of their units. */
+            left_out: number;
             /** @description What it would have earned more than what was served, per decision. */
             lift: number | null;
             /** @description The interval of that, which holds at any time, for all challengers of a bandit together at 95 %; null before 100 decisions. */

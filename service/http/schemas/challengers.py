@@ -90,6 +90,10 @@ class ScoreState(BaseModel):
     """How a challenger compares with what was served, by the log."""
 
     num: int = Field(description="Decisions behind it.")
+    left_out: int = Field(
+        description="Decisions that were learned and not counted: with `sticky: action`, those that"
+        " were not the first of their units."
+    )
     learned: int = Field(description="Learned values of the bandit then.")
     time: float = Field(description="When that was, seconds since the epoch.")
     seconds: float = Field(description="CPU time that it took, about.")

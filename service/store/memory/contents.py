@@ -248,3 +248,12 @@ class Contents:
     def name(self, held: HeldDecision) -> DecisionId:
         """Return the id of a decision."""
         return self.ids.name(held.record.key, held.own_id)
+
+
+def is_new_unit(contents: Contents, held: HeldDecision) -> bool:
+    """Return whether no earlier decision was made for the same unit."""
+    made = held.record
+    return made.unit is None or not any(
+        other.record.unit == made.unit and other.record.key < made.key
+        for other in contents.of(made.bandit).in_order()
+    )

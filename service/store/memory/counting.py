@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.rows import LearnRow
-from service.store.memory.contents import Contents, HeldDecision
+from service.store.memory.contents import Contents, HeldDecision, is_new_unit
 from service.store.memory.log import ChangeRow
 from service.store.memory.view import View
 from service.store.records import CountedRow, CountedValue, Newest
@@ -74,7 +74,7 @@ class MemoryCountingReader(View):
                         context=made.context.tobytes() if contexts else None,
                         propensity=made.propensity, score=made.chosen[each.item].score,
                         explored=made.explored, shadows=made.shadows if shadows else None,
-                        is_new_unit=not units or _is_new_unit(contents, held),
+                        is_new_unit=not units or is_new_unit(contents, held),
                     )  # fmt: skip
                 found.append(value)
             return found
@@ -93,14 +93,6 @@ def _is_first(contents: Contents, held: HeldDecision) -> bool:
         other.record.unit == made.unit and other.record.arm is not None
         for other in contents.of(made.bandit).in_order()
         if other.record.key < made.key
-    )
-
-
-def _is_new_unit(contents: Contents, held: HeldDecision) -> bool:
-    made = held.record
-    return made.unit is None or not any(
-        other.record.unit == made.unit and other.record.key < made.key
-        for other in contents.of(made.bandit).in_order()
     )
 
 

@@ -11,7 +11,7 @@ from bandexa_core.log.rows import Metrics
 from bandexa_core.spec import RewardSpec
 from service.store.errors import Erased
 from service.store.identity import first_key, place_of
-from service.store.memory.contents import HeldBandit, HeldDecision
+from service.store.memory.contents import HeldBandit, HeldDecision, is_new_unit
 from service.store.memory.log import LearnedRow
 from service.store.memory.view import View
 from service.store.records import (
@@ -124,6 +124,7 @@ class MemoryHistory(View):
                 moved.setdefault((row.key, row.item), before)
             found, read, erased, last = [], 0, 0, after
             waiting = held_bandit.in_order(after)
+            units = any(spec.sticky == "action" for spec in known.specs)
             for held in islice(waiting, most):
                 if held.record.key > moment.newest or read > most_bytes:
                     break
@@ -133,7 +134,9 @@ class MemoryHistory(View):
                     erased += 1
                 else:
                     rules = known.rules(held.record.position)
-                    found.append(_logged(contents.name(held), held, moment, moved, rules))
+                    logged = _logged(contents.name(held), held, moment, moved, rules)
+                    is_new = not units or is_new_unit(contents, held)
+                    found.append(logged._replace(is_new_unit=is_new))
             more = bool(waiting) and last < min(moment.newest, waiting[-1].record.key)
             return LoggedPage(tuple(found), last, erased, more)
 

@@ -31,9 +31,11 @@ from service.store.sql.log_rows import config_rows
 
 MAX_REWARDS = 1000  # of one decision
 _PAGE = f"""
-SELECT {COLUMNS}, d.own_id, l.activated, l.closed, l.items
+SELECT {COLUMNS}, d.own_id, l.activated, l.closed, l.items,
+  CASE WHEN :units AND d.unit IS NOT NULL THEN NOT EXISTS (
+    SELECT 1 FROM decisions AS u WHERE u.unit = d.unit AND u.key < d.key AND u.key >= :first) END
 FROM decisions AS d LEFT JOIN ledger AS l ON l.key = d.key
-WHERE d.key > ? AND d.key <= ? ORDER BY d.key LIMIT ?
+WHERE d.key > :after AND d.key <= :newest ORDER BY d.key LIMIT :most
 """
 _REWARDS = """
 SELECT key, item, time, reward, metrics, reward_id, status FROM rewards
@@ -65,6 +67,7 @@ class Exported:
         self._read_to = moment.position  # of the log, for what was learned since
         self._before: dict[tuple[int, int], tuple[float | None, Metrics | None]] = {}
         self._known = Configurations(bandit.spec, config_rows(db, bandit.key))
+        self._units = any(spec.sticky == "action" for spec in self._known.specs)
 
     def is_of(self, bandit: BanditRecord, moment: Moment) -> bool:
         """Whether it is that of a bandit and a moment."""
@@ -76,7 +79,13 @@ class Exported:
         self._db.execute("BEGIN")
         try:
             rows, read = [], 0
-            cursor = self._db.execute(_PAGE, (start, self._moment.newest, most))
+            cursor = self._db.execute(
+                _PAGE,
+                {
+                    "after": start, "newest": self._moment.newest, "most": most,
+                    "units": self._units, "first": first_key(self._bandit.key),
+                },
+            )  # fmt: skip
             for row in cursor:
                 rows.append(row)
                 read += len(row[3]) + len(row[5] or b"")
@@ -119,7 +128,7 @@ class Exported:
             self._read_to = LogPosition(position)
 
     def _decision(self, row: tuple[object, ...], rewards: list[ReportedReward]) -> LoggedDecision:
-        *columns, own_id, activated, closed, items = row
+        *columns, own_id, activated, closed, items, is_new = row
         key = DecisionKey(columns[0])  # type: ignore[arg-type]
         name = self._ids.name(key, own_id)  # type: ignore[arg-type]
         record = decision_record(self._bandit, name, columns)
@@ -141,8 +150,9 @@ class Exported:
             metrics = tuple(None if value is None else made_of for value, made_of in found)
         until = self._moment.time
         return LoggedDecision(
-            record, tuple(rewards), values, void, _by(closed, until), _by(activated, until), metrics
-        )
+            record, tuple(rewards), values, void, _by(closed, until), _by(activated, until),
+            metrics, is_new is None or bool(is_new),
+        )  # fmt: skip
 
 
 def _by(time: object, until: float) -> float | None:

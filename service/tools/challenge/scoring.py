@@ -8,7 +8,8 @@ of candidates under the challenger and in the log,
 
 has what it earns more than what was served as its mean: the doubly robust estimate of both, with
 the same model of rewards, so that nothing is left of rows where the two agree. Where the log has
-the probability of the chosen action alone, p is 1 there. The interval may be looked at after every
+the probability of the chosen action alone, p is 1 there. Of units with one draw, only the first
+decision counts; all are learned. The interval may be looked at after every
 decision (`Asymptotic`), at an equal share of the error of 5 % for each possible challenger.
 
 The whole is a function of the log and the configuration; nothing is stored between two passes.
@@ -78,6 +79,7 @@ class _Tally:
     weights: WeightSums = field(default_factory=WeightSums)
     served: float = 0.0
     num_known: int = 0
+    left_out: int = 0
     unsupported: float = 0.0
     seconds: float = 0.0
     error: str | None = None
@@ -94,7 +96,10 @@ class _Tally:
             if isinstance(block, Changes):
                 self.learner.change(block)
             else:
-                self._ask(block)
+                counted = [case for case in block if case.counts]
+                if counted:
+                    self._ask(counted)
+                self.left_out += len(block) - len(counted)
                 self.learner.learn(block)
         except PolicyError as error:
             self.error = str(error)
@@ -125,11 +130,12 @@ class _Tally:
         """Return what is known."""
         state, weights, num = self.state, self.weights, self.state.num
         if self.error is not None or not num:
-            return Score(num=num, seconds=self.seconds, error=self.error)
+            return Score(num=num, left_out=self.left_out, seconds=self.seconds, error=self.error)
         reach, served = state.reach(), self.served / num
         bounded = math.isfinite(reach)
         return Score(
             num=num,
+            left_out=self.left_out,
             seconds=self.seconds,
             lift=state.mean,
             low=state.mean - reach if bounded else None,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bandexa_core.spec.arms import BANDIT
 
 Row = dict[str, Any]
+LATER = "not the first of its unit (sticky: action)"
 LEAST_BLOCK, MOST_BLOCK = 8, 256  # cases that policies are asked about before they learn them
 
 
@@ -30,6 +31,8 @@ class Case(NamedTuple):
         propensity: Its probability.
         propensities: Those of all candidates, (K,), where the log has them.
         value: What it earned.
+        counts: Whether estimates count it. A later decision of a unit with one draw is learned and
+            no more: its propensity is no chance any more once the first one is known.
     """
 
     decision_id: str
@@ -42,6 +45,7 @@ class Case(NamedTuple):
     propensity: float
     propensities: NDArray[np.float64] | None
     value: float
+    counts: bool = True
 
 
 class Changes(NamedTuple):
@@ -61,7 +65,7 @@ class Cases:
     Attributes:
         header: The first row.
         actions: What is known of each action, by id, as of the last case.
-        skipped: How many decisions were left out, by why.
+        skipped: How many decisions were left out of estimates, by why.
         num_decisions: How many there were.
         num_imported: How many of them were made elsewhere.
     """
@@ -120,12 +124,14 @@ class Cases:
         if row["action"] not in candidates:
             self.skipped["unknown candidates"] += 1
             return None
+        counts = row.get("first_of_unit") is not False
+        self.skipped.update(() if counts else (LATER,))
         chances = row.get("propensities")
         return Case(
             row["decision_id"], row["time"], row["context"], candidates, row.get("features"),
             row["candidates"] is not None, candidates.index(row["action"]), row["propensity"],
             None if chances is None else np.array([chances.get(name, 0.0) for name in candidates]),
-            float(value),
+            float(value), counts,
         )  # fmt: skip
 
 

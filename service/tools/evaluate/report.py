@@ -21,7 +21,7 @@ class Evaluation:
         position: The position of its log that values are of.
         num_decisions: How many decisions the log has.
         num_imported: How many of them were made elsewhere, and imported.
-        skipped: How many of them were left out, by why.
+        skipped: How many of them were left out of estimates, by why.
         wanted: What was asked for.
         policies: What is known of each policy.
     """

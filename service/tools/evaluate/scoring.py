@@ -122,9 +122,10 @@ def score(
             for policy in policies:
                 policy.change(block)
             continue
-        expected = [means.of(case) for case in block]
-        for tally in tallies:
-            tally.add(block, expected)
+        counted = [case for case in block if case.counts]
+        expected = [means.of(case) for case in counted]
+        for tally in tallies if counted else ():
+            tally.add(counted, expected)
         for policy in policies:
             policy.learn(block)
         means.learn(block)

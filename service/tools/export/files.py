@@ -126,7 +126,7 @@ def _parquet(rows: Iterable[Row], out: IO[bytes]) -> int:
             ("rewards", pa.list_(reward)), ("snapshot", pa.int64()), ("position", pa.int64()),
             ("explored", pa.bool_()), ("activated", pa.bool_()), ("closed", pa.float64()),
             ("actions", pa.string()), ("metrics", pa.string()), ("arm", pa.string()),
-            ("served", pa.string()), ("shadows", pa.string()),
+            ("served", pa.string()), ("shadows", pa.string()), ("first_of_unit", pa.bool_()),
         ]
     )  # fmt: skip
     names, num = set(schema.names), 0
@@ -187,7 +187,7 @@ def _read_parquet(file: Path) -> Iterator[Row]:
                 for name in text:
                     if row.get(name) is not None:  # earlier exports have no metrics
                         row[name] = json.loads(row[name])
-                for name in ("arm", "served", "shadows"):  # lines have none without arms
+                for name in ("arm", "served", "shadows", "first_of_unit"):  # not in all lines
                     if row.get(name) is None:
                         row.pop(name, None)
                 for reward in row["rewards"] or ():

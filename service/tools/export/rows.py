@@ -123,6 +123,8 @@ class LogRows:
                 rows.append(configuration)
             row = _decision(self._record, each, self._catalogues.current, self._learn)
             self._within_dates(row)
+            if self._configurations.current.sticky == "action":
+                row["first_of_unit"] = each.is_new_unit
             rows.append(row)
         return rows if self.more else [*rows, *self._audit()]
 

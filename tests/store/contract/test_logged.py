@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from contextlib import closing
 
@@ -70,6 +71,29 @@ def test_a_bandit_without_decisions_has_an_empty_log(client, store, make):
     with store.history() as history:
         page = history.logged(bandit, history.moment(bandit), START, 10, 1000)
         assert (page.decisions, page.more) == ((), False)
+
+
+def test_the_first_decision_of_each_unit_is_known_in_every_page(client, store, make):
+    other = make.bandit(client, store, "other")
+    bandit = make.bandit(client, store)
+    units = ("ann", "bob", None, "ann", None, "bob", "eve")
+
+    def decide_of(made_by, name: str, unit: str | None) -> None:
+        decision = make.decision(made_by, name)._replace(unit=unit)
+        client.call(store.append_decision, decision)
+
+    for number, unit in enumerate(units):
+        decide_of(other, f"o{number}", "eve")
+        decide_of(bandit, f"d{number}", unit)
+    with store.history() as history:
+        never = pages(history, bandit, history.moment(bandit))
+        assert all(each.is_new_unit for each in never), "nobody asked"
+    sticky = dataclasses.replace(bandit.spec, sticky="action")
+    client.call(store.append_config, bandit, sticky)
+    client.call(store.append_config, bandit, bandit.spec)
+    with store.history() as history:
+        found = pages(history, bandit, history.moment(bandit))
+        assert [each.is_new_unit for each in found] == [True] * 3 + [False, True, False, True]
 
 
 def test_a_damaged_decision_is_found(make, tmp_path):

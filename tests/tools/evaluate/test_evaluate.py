@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from bandexa_core.spec import (
     EncoderSpec,
     TrainingSpec,
 )
+from service.tools.challenge.scoring import compared
+from service.tools.evaluate.cases import Case, Cases
 from service.tools.evaluate.learner import Learner
 from service.tools.evaluate.policies import (
     Asked,
@@ -244,3 +247,33 @@ def test_a_report_is_plain_json_and_a_table(found: Evaluation) -> None:
     head, lines = table(found)
     assert len(lines) == 4
     assert all(len(line) == len(head) for line in lines)
+
+
+def test_later_decisions_of_a_unit_are_learned_and_not_counted() -> None:
+    rows = logged(90, MEANS, CHANCES)
+    for row in rows:
+        if row["kind"] == "decision":
+            row["first_of_unit"] = row["row"] % 3 == 1
+
+    class Noting(UniformChoice):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: set[str] = set()
+            self.learned: list[str] = []
+
+        def chances(self, case: Case) -> np.ndarray:
+            self.asked.add(case.decision_id)
+            return super().chances(case)
+
+        def learn(self, cases: Sequence[Case]) -> None:
+            self.learned += [case.decision_id for case in cases]
+
+    evaluated, challenging = Noting(), Noting()
+    found = evaluate(rows, [evaluated], UNIT)
+    assert found.skipped == {"not the first of its unit (sticky: action)": 60}
+    assert "60 of 90 decisions were left out: not the first of its unit" in remarks(found)[0]
+    score = compared(Cases(rows), {"other": challenging}, {"other": 1}, 1)["other"]
+    assert (score.num, score.left_out, found.policies[0].num) == (30, 60, 30)
+    for noting in (evaluated, challenging):
+        assert noting.asked == {f"d{number}" for number in range(0, 90, 3)}
+        assert noting.learned == [f"d{number}" for number in range(90)]
