@@ -13,7 +13,7 @@ import importlib
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from service.http.hot import CALLS, HotCalls
 from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
-from service.http.not_ready import Starting
+from service.http.not_ready import Starting, asks_of_health
 from service.http.openapi import complete
 from service.http.origins import OriginCheck
 from service.http.other_server import OtherServer
@@ -87,6 +87,7 @@ ROUTERS = (
     page.router, system.router, clock.router,
 )  # fmt: skip
 SWITCH_INTERVAL_S = 0.001  # how long a thread that loads a model may hold the event loop back
+START_WAITED_S = 5.0
 
 
 def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | None = None) -> App:
@@ -200,10 +201,13 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
                     await stack.enter_async_context(serving(app))
             except StartGivenUp:
                 log.info("the start was given up; nothing was accepted yet")
+            finally:
+                app.started.set()
             yield
 
     app = App(settings, metrics, keys, lifespan, auth.guarded(ROUTERS))
     app.front = guarded(Starting(app.progress, metrics))
+    app.waits_for_start = isinstance(process, ServerPlace)
     app.state.registry = registry
     app.state.member = process.member if isinstance(process, ServerPlace) else None
     problems.install(app, metrics)
@@ -248,11 +252,16 @@ def _uids(engine: Engine) -> set[str]:
 class App(FastAPI):
     """FastAPI's app with the hot calls in front of it.
 
+    A server that shares its database starts anew in a new role while its port is open: requests
+    that come meanwhile wait for it. The other servers may be away just then.
+
     Attributes:
         front: Serves every request.
         budget: What the bodies of all requests may take together.
         metrics: Counts of the whole server.
         progress: How far the start has come.
+        waits_for_start: Whether requests wait until the server serves, for `START_WAITED_S`.
+        started: Set once it serves, or will not.
     """
 
     front: ASGIApp
@@ -288,12 +297,18 @@ class App(FastAPI):
         self.state.draining = False  # whether it ends soon, and says so to load balancers
         self.metrics = metrics
         self.progress = StartProgress()
+        self.waits_for_start = False
+        self.started = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if scope["type"] == "lifespan":
             await self.behind(scope, receive, one_line_refusal(send))
         else:
+            if self.waits_for_start and not self.started.is_set() and not asks_of_health(scope):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(START_WAITED_S):
+                        await self.started.wait()
             await self.front(scope, receive, send)
 
     async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:

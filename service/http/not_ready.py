@@ -18,6 +18,11 @@ from service.store.errors import Unavailable
 RETRY_S = 5
 
 
+def asks_of_health(scope: Scope) -> bool:
+    """Return whether a request is answered while the server starts."""
+    return scope["type"] == "http" and scope["path"].rstrip("/") in ("/healthz", "/readyz")
+
+
 class Starting:
     """The app while the server starts.
 
