@@ -50,11 +50,12 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
         Failed,
         ForgetOrder,
         Gone,
+        Heartbeat,
         Ready,
         configuration_in,
-        order_in,
     )
     from service.training.worker.heartbeat import Heartbeats
+    from service.training.worker.orders import WaitingOrders
     from service.training.worker.ranks import LOST, RankLost, StartedRanks
     from service.training.worker.trainer import Trainer
 
@@ -63,10 +64,16 @@ def _serve(lines: queue.SimpleQueue[str], report: Callable[[Event], None]) -> No
     os.nice(configuration.niceness)  # requests go first
     _end_first_without_memory()
     ranks = StartedRanks(configuration) if configuration.processes > 1 else None
-    trainer = Trainer(configuration, Heartbeats(report), ranks)
+    orders = WaitingOrders(lines)
+
+    def beat(heartbeat: Heartbeat) -> None:
+        orders.check_wanted(order.uid)
+        report(heartbeat)
+
+    trainer = Trainer(configuration, Heartbeats(beat), ranks)
     report(Ready(os.getpid()))
     while True:
-        order = order_in(lines.get())
+        order = orders.next()
         if isinstance(order, ForgetOrder):
             trainer.forget(order.uid)
             continue

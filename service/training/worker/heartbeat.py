@@ -20,7 +20,7 @@ class Heartbeats:
     """Reports each phase as it begins, and within a phase at most once a second.
 
     Args:
-        report: Sends an event to the server.
+        report: Sends an event to the server. What it raises ends the round: nobody wants it.
     """
 
     def __init__(self, report: Callable[[Heartbeat], None]) -> None:
