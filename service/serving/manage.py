@@ -195,14 +195,19 @@ async def _change(
         await engine.settled(bandit, row.position)
     bandit.change_error = None  # another attempt is made now, or none is needed
     engine.reconfiguring.start(bandit)
-    _learn_held(engine, bandit)
+    _train(engine, bandit)
     return bandit
 
 
-def _learn_held(engine: Engine, bandit: Bandit) -> None:
-    """Have learned what was held back while a bandit was frozen, where it is not any more."""
+def _train(engine: Engine, bandit: Bandit) -> None:
+    """Order what a change makes due: no reward, which would order it, may come for long.
+
+    A bandit that is not frozen any more learns what was held back; another `train_every`, or
+    another `mode` of training, makes a round due.
+    """
     if engine.rounds.must_relearn(bandit):
         engine.rounds.order(bandit)
+    engine.rewards.train_if_due(bandit)
 
 
 async def set_mode(engine: Engine, name: str, mode: Mode, serve: ActionId | None) -> Bandit:
@@ -233,7 +238,7 @@ async def set_mode(engine: Engine, name: str, mode: Mode, serve: ActionId | None
             append = engine.store.append_config
             row = await engine.commit(append, bandit.record, spec, then=bandit.logged)
             await engine.settled(bandit, row.position)
-            _learn_held(engine, bandit)
+            _train(engine, bandit)
         return bandit
 
 

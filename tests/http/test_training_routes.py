@@ -131,6 +131,45 @@ def test_training_a_bandit_that_is_deleted_meanwhile_is_404(api, problem) -> Non
     assert api.call("GET", "/readyz")["status"] == "ready"
 
 
+def test_deleting_a_bandit_ends_its_round(api, problem) -> None:
+    """The round would take far longer than anything here waits."""
+    encoder = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [1024, 1024]}}
+    training = {"mode": "lockstep", "optimizer_steps": 100_000, "batch_size": 64}
+    name = api.two_actions(policy="neural_linear_ts", encoder=encoder, training=training)
+    other = api.two_actions(**NEURAL, training=QUICK | {"mode": "lockstep"})
+    learn(api, name, 2)
+    learn(api, other, 2)
+
+    def trainer(of: str) -> dict[str, Any]:
+        found: dict[str, Any] = api.call("GET", f"/bandits/{of}")["trainer"]
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(api.http.post, f"/bandits/{name}/train?wait=true")
+        poll(lambda: trainer(name)["phase"] == "optimizer", "the round")
+        pid = trainer(name)["pid"]
+        api.call("DELETE", f"/bandits/{name}", expect=204)
+        problem(waiting.result(60), 404, "unknown-bandit")
+    assert api.train(other)["snapshot"] == 1
+    assert trainer(other)["pid"] == pid, "the trainer goes on"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"train_every": 1000}, {"train_every": 4}), ({"mode": "lockstep"}, {"mode": "background"})],
+)
+def test_a_change_that_makes_a_round_due_has_it_done_without_a_reward(api, before, after) -> None:
+    name = api.two_actions(**NEURAL, training=QUICK | {"train_every": 4} | before)
+    learn(api, name, 5)
+    state = api.state(name)
+    assert state["snapshot"] == 0
+    spec = state["spec"]
+    body = spec | {"training": spec["training"] | after}
+    api.call("PUT", f"/bandits/{name}", body)
+    poll(lambda: api.state(name)["snapshot"], "a round in the background")
+    assert api.state(name)["train_due"] is False
+
+
 def test_an_unknown_bandit_or_a_wrong_wait_is_refused(api, problem) -> None:
     problem(api.http.post(f"/bandits/{api.fresh()}/train?wait=true"), 404, "unknown-bandit")
     name = api.two_actions()
