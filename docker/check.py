@@ -77,7 +77,8 @@ def check_compose(folder: Path) -> None:
     """Validate the compose files against the compose specification."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder / "schemas"))
     run(*pip, SCHEMAS)
-    files = [str(ROOT / "docker" / name) for name in ("compose.yaml", "compose.gpu.yaml")]
+    names = ("compose.yaml", "compose.gpu.yaml", "compose.scale.yaml")
+    files = [str(ROOT / "docker" / name) for name in names]
     run(
         "env", f"PYTHONPATH={folder}/schemas", sys.executable, "-m", "check_jsonschema",
         "--builtin-schema", "vendor.compose-spec", *files,
