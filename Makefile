@@ -87,7 +87,8 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks soak --json bench-out/soak.json
 	$(BIN)/python -m benchmarks dashboard --json bench-out/dashboard.json
 
-docker-check: $(VENV)/.dev  ## builds and runs the image without a container engine, as root on Debian
+docker-check: $(VENV)/.dev  ## checks the chart; builds and runs the image without a container engine, as root on Debian
+	$(BIN)/python -m docker.chart --check
 	$(BIN)/python -m docker.check
 
 $(NODE_MODULES): $(TYPESCRIPT)/package.json $(TYPESCRIPT)/package-lock.json
