@@ -21,6 +21,7 @@ class Inspected(NamedTuple):
         longest_s: For how many seconds the oldest transaction of anybody has been open.
         connections: How many connections are open, and may be.
         num_bytes: The size of its tables.
+        servers: The names of the leases that servers hold which share it, and their holders.
     """
 
     engine: str
@@ -35,3 +36,4 @@ class Inspected(NamedTuple):
     longest_s: float
     connections: tuple[int, int]
     num_bytes: int
+    servers: list[tuple[str, str]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.http.auth import COUNTED
 from service.http.keys import hash_of, new_key
+from tests.fixtures.commands import bandexa
 from tests.fixtures.servers import servers
 from tests.fixtures.waiting import poll
 from tests.observe.test_metrics import documented
@@ -31,6 +33,8 @@ class Pair:
 
     keeper: httpx.Client
     other: httpx.Client
+    data_dir: Path
+    url: str
 
 
 def as_key(key: str) -> dict[str, str]:
@@ -82,10 +86,11 @@ def pair(postgres, tmp_path_factory):
             "BANDEXA_STORE": url, "BANDEXA_SERVERS": "4", "BANDEXA_LEASE_S": "2",
             "BANDEXA_SNAPSHOT_STORE": "postgresql", "BANDEXA_KEYS_FILE": str(path),
         }  # fmt: skip
-        keeper, other = (stack.enter_context(start(env=env).client()) for _ in range(2))
+        both = [start(env=env) for _ in range(2)]
+        keeper, other = (stack.enter_context(each.client()) for each in both)
         for client in (keeper, other):
             becomes(client, "bandexa_servers", 2)
-        yield Pair(keeper, other)
+        yield Pair(keeper, other, both[0].data_dir, url)
 
 
 def test_a_key_makes_no_more_calls_at_both_than_it_may(pair: Pair) -> None:
@@ -150,3 +155,14 @@ def test_a_server_says_which_it_is(pair: Pair) -> None:
     found = [client.get("/readyz").json() for client in (pair.keeper, pair.other)]
     assert [(each["server"], each["role"]) for each in found] == [(1, "keeper"), (2, "replica")]
     assert [each["worker"] for each in found] == [None, None]
+
+
+def test_the_doctor_names_the_servers_and_the_keeper(pair: Pair) -> None:
+    env = {"BANDEXA_STORE": pair.url}
+    found = json.loads(bandexa("doctor", "--json", "--data-dir", pair.data_dir, env=env).stdout)
+    [told] = [each["told"] for each in found if each["name"] == "servers"]
+    first, second = told.split("; ")
+    assert first.startswith("1 (keeper): ")
+    assert first.endswith(f" at {str(pair.keeper.base_url).rstrip('/')}")
+    assert second.startswith("2: ")
+    assert second.endswith(f" at {str(pair.other.base_url).rstrip('/')}")

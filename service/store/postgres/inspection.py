@@ -27,6 +27,11 @@ SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class AS 
 WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace::oid
 """
 
+_SERVERS = """
+SELECT name, holder FROM leases WHERE (name = 'keeper' OR name LIKE 'server/%')
+  AND until > clock_timestamp() ORDER BY name
+"""
+
 
 def inspected(url: PostgresUrl) -> Inspected:
     """Return the state of a database.
@@ -40,8 +45,10 @@ def inspected(url: PostgresUrl) -> Inspected:
         number, version, standby, may_create, in_use, syncs, num_sync, longest, used, most = row
         lacking = db.execute(UNWRITABLE).fetchone() if schema else None
         (num_bytes,) = db.execute(_BYTES).fetchone()
+        (has_leases,) = db.execute("SELECT to_regclass('leases') IS NOT NULL").fetchone()
+        servers = db.execute(_SERVERS).fetchall() if has_leases else []
     return Inspected(
         f"PostgreSQL {version}", number >= OLDEST_VERSION * 10_000, schema, standby,
         bool(may_create), None if lacking is None else lacking[0], in_use, syncs, num_sync, longest,
-        (used, most), num_bytes,
+        (used, most), num_bytes, [(name, holder) for name, holder in servers],
     )  # fmt: skip

@@ -120,11 +120,32 @@ def _postgres(settings: Settings, url: PostgresUrl, stored: Stored) -> Iterator[
         return
     state = "in use" if found.in_use else "not in use"
     yield Check("data", "ok", f"{where} is {state}, {in_bytes(found.num_bytes)}")
+    yield from _servers(found.servers)
     try:
         with as_current(url) as database:
             yield from _content(settings, database, stored)
     except StoreError as error:
         yield Check("database", "wrong", str(error), "`bandexa verify` reports more")
+
+
+def _servers(leases: list[tuple[str, str]]) -> Iterator[Check]:
+    """Say which servers share the database, and which of them is the keeper."""
+    keeper = dict(leases).get("keeper")
+    servers = {
+        int(name.removeprefix("server/")) + 1: holder
+        for name, holder in leases
+        if name.startswith("server/")
+    }
+    if not servers:
+        return
+    text = "; ".join(
+        f"{number}{' (keeper)' * (holder == keeper)}: {holder}"
+        for number, holder in sorted(servers.items())
+    )
+    if keeper in servers.values():
+        yield Check("servers", "ok", text)
+    else:
+        yield Check("servers", "note", f"no server is the keeper now; {text}", "one takes it over")
 
 
 def _database(settings: Settings, stored: Stored) -> Iterator[Check]:
