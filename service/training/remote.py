@@ -228,8 +228,12 @@ class RemoteTrainers:
             if not self._asked:
                 continue
             try:
-                for found in await asyncio.to_thread(self._orders.look, list(self._asked)):
+                asked = {uid: number for uid, (number, _) in self._asked.items()}
+                states = await asyncio.to_thread(self._orders.look, list(asked))
+                for found in states:
                     self._take(found)
+                for uid in asked.keys() - {found.uid for found in states}:
+                    self._end_deleted(uid, asked[uid])
                 away = False
             except StoreError as error:
                 if not away:
@@ -238,6 +242,12 @@ class RemoteTrainers:
             except Exception:  # the top of the loop: without it no round would end
                 log.exception("the orders of training rounds cannot be understood")
                 away = True
+
+    def _end_deleted(self, uid: BanditUid, asked: str) -> None:
+        """Answer an order that went with its bandit."""
+        number, answer = self._asked.get(uid, ("", None))
+        if answer is not None and number == asked and not answer.done():
+            answer.set_result(Gone())
 
     def _take(self, found: OrderState) -> None:
         """Note how far an order is."""

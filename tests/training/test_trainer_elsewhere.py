@@ -20,7 +20,7 @@ from service.store.address import PostgresUrl
 from service.store.postgres.connection import Session
 from tests.fixtures.buckets import NAME, s3
 from tests.fixtures.commands import bandexa as run
-from tests.fixtures.nodes import Node, Rig, context_of, feed, reward_of
+from tests.fixtures.nodes import Node, Refused, Rig, context_of, feed, reward_of
 from tests.fixtures.postgres import Cluster
 from tests.fixtures.waiting import poll
 
@@ -190,6 +190,30 @@ def test_an_order_waits_for_a_trainer_and_its_network_lies_in_a_bucket(s3, tmp_p
         assert other.state("b")["snapshot"] == 1
     done = run("verify", other.data_dir, env={"BANDEXA_STORE": url})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_deleting_a_bandit_ends_its_round_and_its_order(tmp_path, url) -> None:
+    """The round would take far longer than anything here waits."""
+    encoder = {"name": "mlp", "params": {"feature_dim": 4, "hidden": [1024, 1024]}}
+    schedule = {"mode": "lockstep", "optimizer_steps": 100_000}
+    with ExitStack() as stack:
+        node = stack.enter_context(serving(tmp_path / "server", url))
+        node.create("long", NEURAL | {"encoder": encoder, "training": schedule})
+        node.create("b", LINEAR)
+        feed(node, "long", 0, 40)
+        play(node, 0, 8)
+        process = stack.enter_context(training(tmp_path / "trainer", url))
+        look = stack.enter_context(closing(Session(PostgresUrl(url), own_loop=True)))
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        answer = thread.submit(node.train, "long")
+        poll(lambda: node.trainer()["phase"] == "optimizer", "the round")
+        node.call("DELETE", "/bandits/long")
+        with pytest.raises(Refused, match="404"):
+            answer.result(60)
+        assert node.train("b")["snapshot"] == 1, "the trainer is free"
+        assert process.poll() is None
+        orders = look.fetch("SELECT uid FROM orders")
+    assert len(orders) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from service.store.errors import Conflict, StoreError
 from service.store.identity import DecisionIds
 from service.store.postgres.writing import WritingDatabase, own_id_text
 from service.store.protocol import FoundDecision, Logged, Step
-from service.store.records import DecisionRecord, StoredAnswer
+from service.store.records import BanditRecord, DecisionRecord, StoredAnswer
 from service.store.sql.operations import Operations
 from service.store.sql.reader import stored_answer
 from service.store.sql.tail import LogTail
@@ -135,6 +135,11 @@ class PostgresOperations(Operations):
             except BandexaError as error:
                 found.append(error)
         return found
+
+    def delete(self, bandit: BanditRecord) -> None:
+        """See `Operations.delete`; the order of a round goes too, by which a trainer ends it."""
+        super().delete(bandit)
+        self._db.execute("DELETE FROM orders WHERE uid = ?", (bandit.uid,))
 
     def purge(self, key: int) -> bool:
         """See `Operations.purge`."""

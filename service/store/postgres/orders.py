@@ -1,7 +1,7 @@
 """Orders of training rounds: a server writes one for each bandit, a trainer takes and answers it.
 
-A bandit has one order at a time; a later one replaces it. Messages are texts of whoever uses this.
-Every method raises StoreUnreadable where the database is away.
+A bandit has one order at a time; a later one replaces it, and it goes with its bandit. Messages are
+texts of whoever uses this. Every method raises StoreUnreadable where the database is away.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _TAKE = f"""
 UPDATE orders SET tries = tries + 1, taken_by = $5, beat = NULL
 WHERE uid = $1 AND number = $2 AND outcome IS NULL AND {held("$3", "$4")} RETURNING tries
 """
-_BEAT = "UPDATE orders SET beat = $3 WHERE uid = $1 AND number = $2 AND outcome IS NULL"
+_BEAT = """
+UPDATE orders SET beat = CASE WHEN number = $2 AND outcome IS NULL THEN $3 ELSE beat END
+WHERE uid = $1 RETURNING uid
+"""
 _FINISH = f"""
 UPDATE orders SET outcome = $5
 WHERE uid = $1 AND number = $2 AND outcome IS NULL AND {held("$3", "$4")} RETURNING uid
@@ -101,10 +104,10 @@ class Orders:
             found = self._db.fetch(_TAKE, order.uid, order.number, training(order.uid), epoch, by)
         return int(found[0][0]) if found else None
 
-    def beat(self, order: OpenOrder, text: str) -> None:
-        """Say how far the work is."""
+    def beat(self, order: OpenOrder, text: str) -> bool:
+        """Say how far the work is; False: the bandit was deleted, and its order with it."""
         with as_unreadable():
-            self._db.fetch(_BEAT, order.uid, order.number, text)
+            return bool(self._db.fetch(_BEAT, order.uid, order.number, text))
 
     def finish(self, order: OpenOrder, epoch: int, outcome: str) -> bool:
         """Answer an order; False: it was replaced, or the lease is lost."""

@@ -90,6 +90,8 @@ class RemoteTrainer:
         self._orders = orders_at(url)
         self._leases = TrainingLeases(url, self._name)
         self._order: OpenOrder | None = None
+        # All ranks of torchrun start again where one leaves a round: it is trained to its end.
+        self._leaves_rounds = not isinstance(ranks, JoinedRanks)
         self._beaten = 0.0
         self._trainer = Trainer(configuration, Heartbeats(self._beat), ranks)
         self._tidied = time.monotonic()
@@ -165,9 +167,12 @@ class RemoteTrainer:
         if self._order is None:
             return
         try:
-            self._orders.beat(self._order, line_of(beat).decode())
+            is_there = self._orders.beat(self._order, line_of(beat).decode())
         except StoreError as error:  # the round goes on: what it needs of the store may be there
             log.warning("a heartbeat is not noted: %s", error)
+            return
+        if not is_there and self._leaves_rounds:
+            raise BanditGone("the bandit was deleted during the round")
 
     @contextmanager
     def _held(self, order: OpenOrder, epoch: int) -> Iterator[None]:
