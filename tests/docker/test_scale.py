@@ -130,6 +130,19 @@ class Site:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
+    def bandit(self, name: str, **spec: Any) -> str:
+        """Create a bandit at the balancer, and wait until all servers know its actions."""
+        with self.client() as client:
+            Api(client).two_actions(name=name, **spec)
+        for server in self.servers:
+            body = {"bandit": name, "context": [1.0, 0.0], "candidates": ["x", "y"]}
+
+            def knows_it(server: Server = server, body: dict[str, Any] = body) -> bool:
+                return server.http.post("/select", json=body).is_success
+
+            poll(knows_it, "it knows the actions")
+        return name
+
 
 @contextmanager
 def trainer_of(folder: Path, environment: dict[str, str]) -> Iterator[Process]:
@@ -194,8 +207,8 @@ def test_a_round_that_is_ordered_at_the_balancer_is_trained_elsewhere_and_served
 ) -> None:
     with site.client() as client:
         api = Api(client)
-        name = api.two_actions(
-            name="rounds", policy="neural_linear_ts", encoder={"name": "mlp"},
+        name = site.bandit(
+            "rounds", policy="neural_linear_ts", encoder={"name": "mlp"},
             training={"train_every": 100_000, "optimizer_steps": 20},
         )  # fmt: skip
         for number in range(40):
@@ -266,8 +279,7 @@ class Caller:
 @pytest.mark.needs("haproxy", "postgres")
 def test_one_repetition_mends_what_fails_while_each_server_is_started_anew(site) -> None:
     """The keeper is one of them: it hands its part on as it ends."""
-    with site.client() as client:
-        name = Api(client).two_actions(name="restarted")
+    name = site.bandit("restarted")
     with Caller(site, name) as caller:
         for server in site.servers:
             caller.goes_on()
