@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 
@@ -55,32 +56,36 @@ class SharingServer:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._alive, self._lifeline = os.pipe()
         self._child = 0
-        self._ending = False
+        self._ending = threading.Event()
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._passed_on)
         self._listener.listen(2048)
+        if "127.0.0.1" in self._own_url() or "localhost" in self._own_url():
+            log.warning("server_url: servers on other machines cannot reach %s", self._own_url())
         backoff_s = FIRST_BACKOFF_S
-        goes_on = {STORE_FAILED_STATUS, -signal.SIGKILL}
+        goes_on = {STORE_FAILED_STATUS}
         while True:
             started = time.monotonic()
             status = self._serve_once()
-            if self._ends() or status not in goes_on:
-                return max(status, 1) if status < 0 else status
+            if self._ending.is_set():
+                return max(status, 0)
+            if status >= 0 and status not in goes_on:
+                return status
+            if status < 0:
+                log.error("the process of this server ended by signal %d: it is started again",
+                          -status)  # fmt: skip
             goes_on.add(NO_PLACE_STATUS)  # it has served: the database is away for a while
             lived_s = time.monotonic() - started
             backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_S else min(2 * backoff_s, MAX_BACKOFF_S)
-            time.sleep(backoff_s)
-            if self._ends():
+            if self._ending.wait(backoff_s):
                 return 0
 
-    def _ends(self) -> bool:
-        return self._ending
-
     def _passed_on(self, number: int, _: object) -> None:
-        self._ending |= number != signal.SIGHUP
+        if number != signal.SIGHUP:
+            self._ending.set()
         if self._child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._child, number)
@@ -92,7 +97,7 @@ class SharingServer:
         if pid == 0:
             self._become()
         self._child = pid
-        if self._ending:  # a signal came before the id was known
+        if self._ending.is_set():  # a signal came before the id was known
             self._passed_on(signal.SIGTERM, None)
         _, state = os.waitpid(pid, 0)
         self._child = 0
@@ -104,6 +109,8 @@ class SharingServer:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
+            if self._settings.keys_file is not None:  # it is read at the start in any case
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.close(self._lifeline)
             settings = self._settings
             logs.configure(settings.log_format, settings.log_level)

@@ -10,6 +10,7 @@ fast as its client sends it. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -38,10 +39,12 @@ _OF_CONNECTIONS = frozenset(
      b"upgrade", b"expect")
 )  # fmt: skip
 CLIENT = b"x-bandexa-client"  # who has sent a request; what a client says itself is dropped
+PASSED_ON = b"x-bandexa-passed-on"  # by another server that shares the database
 REQUEST_ID = b"x-request-id"  # the keeper logs the id that is answered here
 _NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID, COUNTED.encode()}
 _NOT_PASSED_BACK = _NOT_PASSED_ON | {b"date", b"server"}  # each answer gets those of this process
 IDLE_S = 5.0
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 AWAY = "the process that administers the server is starting again"
 
@@ -108,6 +111,10 @@ class Forwarding:
             answer = JSONResponse(health.model_dump(), 200 if failure is None else 503)
             await answer(scope, receive, send)
         else:
+            if self._other is not None and _was_passed_on(scope):
+                error = Unavailable("the keeper has changed, or `server_url` leads to this server")
+                await send_refusal(refusal_of(error, self._metrics), send)
+                return
             await self._passed_on(scope, receive, send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +128,9 @@ class Forwarding:
             response = await _while_waited_for(body, asked)
         except _Left:
             return
-        except (httpx.TransportError, OSError):
+        except (httpx.TransportError, OSError) as error:
+            if self._other is not None:
+                log.warning("the keeper at %s does not answer: %s", self._other.url(), error)
             await send_refusal(refusal_of(Unavailable(AWAY), self._metrics), send)
             return
         except (
@@ -150,7 +159,9 @@ class Forwarding:
         headers += counted
         if (correlation := current.get()) is not None:
             headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
-        if self._other is None and (client := scope.get("client")):
+        if self._other is not None:
+            headers.append((PASSED_ON, b"1"))
+        elif client := scope.get("client"):
             headers.append((CLIENT, f"{client[0]} {client[1]}".encode()))
         names = {name for name, _ in scope["headers"]}
         has_body = b"content-length" in names or b"transfer-encoding" in names
@@ -210,6 +221,10 @@ class _Body:
         await self.ended.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def _was_passed_on(scope: Scope) -> bool:
+    return any(name == PASSED_ON for name, _ in scope["headers"])
 
 
 def _is_score(path: str) -> bool:

@@ -16,6 +16,7 @@ from service.store.errors import StoreUnreadable
 
 MOVED = "BX001"  # raised by append: another process has written to the log
 STALE = "BX002"  # likewise: a decision is in another state
+CROSSED = ("40P01", "40001")  # two servers wait for each other: one of them begins again
 # Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
 # a transaction on a standby (25006), locks (55), rights that may be given back (42501).
 _TEMPORARY = ("08", "53", "57", "58", "25", "55", "40", "XX")
@@ -62,7 +63,7 @@ def describe(error: BaseException) -> str:
 
 def is_overtaken(error: BaseException) -> bool:
     """Whether another server has appended to a log, or reported of a decision, meanwhile."""
-    return getattr(error, "sqlstate", None) in (MOVED, STALE)
+    return getattr(error, "sqlstate", None) in (MOVED, STALE, *CROSSED)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from hashlib import blake2b
 
@@ -65,7 +66,7 @@ class Membership:
         self._session = Session(url, own_loop=True)
         self._leases = Leases(self._session, self._holder)
         try:
-            self.number, self._number_epoch = self._take_number()
+            self.number, self._number_epoch = self._number_within()
             self.epoch = self._leases.lease(KEEPER, self._lease_s)
             self.live = self._count()
             ((stored,),) = self._session.fetch(_SECRET)
@@ -80,7 +81,7 @@ class Membership:
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._thread.start()
 
-    def _take_number(self) -> tuple[int, int]:
+    def _take_number(self) -> tuple[int, int] | None:
         held = {each.name: each.holder for each in self._leases.found(_NUMBER) if each.left_s > 0}
         names = [f"{_NUMBER}{number}" for number in range(self.servers)]
         own = [number for number, name in enumerate(names) if held.get(name) == self._holder]
@@ -88,7 +89,16 @@ class Membership:
             epoch = self._leases.lease(names[number], self._lease_s)
             if epoch is not None:
                 return number, epoch
-        raise StoreError(f"{self._url} has {self.servers} servers: set `servers` to more")
+        return None
+
+    def _number_within(self) -> tuple[int, int]:
+        """Take a number; one that a killed server had is free after the time of a lease."""
+        until = time.monotonic() + self._lease_s + 1.0
+        while (taken := self._take_number()) is None:
+            if time.monotonic() > until:
+                raise StoreError(f"{self._url} has {self.servers} servers: set `servers` to more")
+            time.sleep(self._lease_s / RENEWALS)
+        return taken
 
     def _count(self) -> int:
         return max(1, sum(each.left_s > 0 for each in self._leases.found(_NUMBER)))
@@ -127,7 +137,7 @@ class Membership:
                 log.warning("the leases of this server cannot be renewed: %s", describe(error))
                 with suppress(*ERRORS):
                     self._session.close()
-            if self.lost is not None or self.is_promoted:
+            if self.lost is not None:
                 return
 
     def _turn(self) -> None:
@@ -136,13 +146,18 @@ class Membership:
         elif self.epoch is not None:
             if not self._leases.renew(KEEPER, self.epoch, self._lease_s):
                 self.lost = "another server is the keeper now: this one was away"
-        else:
+        elif self.is_promoted or self._keeper_is_away():
+            # Prolonged until the next process has it, which may take a while.
             epoch = self._leases.lease(KEEPER, self._lease_s)
-            if epoch is not None:
+            if epoch is not None and not self.is_promoted:
                 log.warning("this server becomes the keeper: it starts again as that")
                 self.is_promoted = True
         self.live = self._count()
         self._find_keeper()
+
+    def _keeper_is_away(self) -> bool:
+        """Whether the keeper's lease has ended; to try to take it would wait for the keeper."""
+        return all(each.left_s <= 0 for each in self._leases.found(KEEPER))
 
     def _find_keeper(self) -> None:
         for each in self._leases.found(KEEPER):

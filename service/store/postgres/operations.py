@@ -90,6 +90,8 @@ class PostgresOperations(Operations):
 
     def _stored(self, record: DecisionRecord) -> StoredAnswer | BandexaError:
         found = stored_answer(self._writing, self._ids, record.decision_id)
+        if found is None and not self._writing.is_live(record.bandit):
+            return Conflict("the bandit was deleted while the request was on its way")
         return found or StoreError(f"key {record.key} has another decision")
 
     def _row(self, d: DecisionRecord) -> tuple[Any, ...]:

@@ -37,7 +37,11 @@ class Sharing:
         """Note the ends of logs as they were seen; from any thread."""
         with self._lock:
             self._new |= heads
-            self._seen |= heads
+            for bandit, end in heads.items():
+                before = self._seen.get(bandit)
+                # An end that went back is of another branch: the writer compares the one before.
+                if before is None or end.position > before.position:
+                    self._seen[bandit] = end
 
     def moved(self) -> list[tuple[int, LogPosition]]:
         """Return the ends of logs that were seen since the last call."""

@@ -190,16 +190,7 @@ class PostgresStore(SqlStore):
 
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`: a commit that is synced makes all before it durable."""
-        barrier = "SELECT pg_logical_emit_message(true, 'bandexa', '')"
-
-        def run() -> None:
-            session = self._database.session
-            session.script("BEGIN")
-            session.script("SET LOCAL synchronous_commit = on")
-            session.script(barrier)
-            session.script("COMMIT")
-
-        self._put(run, done)
+        self._put(self._database.barrier, done)
 
     def empty_wal(self, done: Done[bool]) -> None:
         """See `EventStore.empty_wal`: there is none of this service's own."""

@@ -92,6 +92,18 @@ class WritingDatabase:
         self._enter()
         return bool(self.session.execute(sql, parameters).fetchone()[0])
 
+    def is_live(self, bandit: int) -> bool:
+        """Whether a bandit is there, and not deleted."""
+        sql = "SELECT 1 FROM bandits WHERE bandit = $1 AND deleted IS NULL"
+        return bool(self.session.fetch(sql, bandit))
+
+    def barrier(self) -> None:
+        """Make all that was committed before durable with the running transaction."""
+        self._enter()
+        self._send()
+        self.session.script("SET LOCAL synchronous_commit = on")
+        self.session.script("SELECT pg_logical_emit_message(true, 'bandexa', '')")
+
     def close(self) -> None:
         """Close the connection."""
         self.session.close()
@@ -222,7 +234,8 @@ class WritingDatabase:
         return (
             before, after, self._rows, list(self._steps.values()),
             [self._versions.get(key) for key in keys], self._rewards, self._closed,
-            self._matured, self._totals, list(self._sampled.values()), self._late,
+            self._matured, sorted(self._totals, key=_place_of_total),
+            list(self._sampled.values()), self._late,
         )  # fmt: skip
 
     def _ends(self) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, int, bytes]]]:
@@ -242,6 +255,11 @@ class WritingDatabase:
             known = (found[0][0], found[0][1]) if found else (0, GENESIS_HASH)
             self.heads[bandit] = known
         return known
+
+
+def _place_of_total(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return bandit and name: servers lock the totals of metrics in one order."""
+    return row[:2]
 
 
 def _kind_of(sql: str) -> tuple[str, bool] | None:

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 FAILED = 3  # exit status of a rank whose round raised, as it does in the others
 LOST = 4  # of a trainer that has lost a rank
 _GRACE_S = 5.0  # for a collective call to notice that a rank has ended
-_MEETING = "meeting-"
+_MEETING, _RANK = "meeting-", "rank-"
+OF_RANKS = (_MEETING, _RANK)  # how folders of ranks begin, beside those of bandits
 _IDLE_S = timedelta(days=365)  # between rounds, ranks wait without a limit
 
 
@@ -269,6 +270,7 @@ class JoinedRanks:
         self._group = _Group(local_rank)
         self._configuration = configuration
         self._shared: SharedRound | None = None
+        self._has_begun = False
         self.rank = self._group.ranks.rank
         self.size = self._group.ranks.size
 
@@ -291,10 +293,12 @@ class JoinedRanks:
         elif self._shared != SharedRound(order, parent):
             raise RankLost(f"rank {self.rank} starts from {parent}, rank 0 from {self._shared}")
         self._shared = None
+        self._has_begun = True
         return self._group.ranks
 
     def finished(self) -> None:
         """See `RoundRanks.finished`."""
+        self._has_begun = False
 
     def check_begun(self) -> None:
         """Raise RankLost where a round ended in this rank before it came to its training."""
@@ -307,14 +311,19 @@ class JoinedRanks:
             self._group.tell(ForgetOrder(uid))
 
     def failed(self) -> None:
-        """See `RoundRanks.failed`: no rank knows what the others did, so all start again."""
+        """See `RoundRanks.failed`: no rank knows what the others did, so all start again.
+
+        A round that failed before it began has no other rank.
+        """
+        if not self._has_begun:
+            return
         raise RankLost(f"rank {self.rank} of {self.size} failed; all ranks have to start again")
 
 
 def replay_root(configuration: Configuration, rank: int) -> Path:
     """Return the folder of a rank's replays: one process at a time uses a replay."""
     root = Path(configuration.replays)
-    return root if rank == 0 else root / f"rank-{rank}"
+    return root if rank == 0 else root / f"{_RANK}{rank}"
 
 
 def backend() -> str:

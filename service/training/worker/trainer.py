@@ -54,7 +54,7 @@ from service.training.messages import (
     RoundOrder,
 )
 from service.training.worker.heartbeat import Heartbeats
-from service.training.worker.ranks import NoOtherRanks, RoundRanks, replay_root
+from service.training.worker.ranks import OF_RANKS, NoOtherRanks, RoundRanks, replay_root
 from service.training.worker.replays import FollowedReplays
 
 log = logging.getLogger(__name__)
@@ -359,7 +359,8 @@ class Trainer:
         """Close and remove the replays of bandits that were deleted."""
         known = {record.uid for record in self._reader.bandits()}
         for root in Path(self._configuration.replays).iterdir():
-            if root.name not in known:
+            if root.name not in known and not root.name.startswith(OF_RANKS):
+                self._ranks.forget(BanditUid(root.name))
                 self._replays.forget(BanditUid(root.name))
                 shutil.rmtree(self._snapshots / root.name, ignore_errors=True)
 

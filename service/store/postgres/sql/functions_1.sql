@@ -2,7 +2,8 @@
 -- A function keeps its name and arguments for as long as a release calls it: another one gets the
 -- next number. Plans that were made while tables were empty must not scan them later.
 
--- Store decisions; returns the keys of those whose id or key is stored already.
+-- Store decisions of live bandits; returns the keys of the others, and of those whose id or key is
+-- stored already.
 CREATE OR REPLACE FUNCTION keep_v1(
   given decisions[], opened windows[], waiting maturing[]) RETURNS bigint[]
 LANGUAGE plpgsql
@@ -12,7 +13,9 @@ DECLARE
   kept bigint[];
 BEGIN
   WITH new AS (
-    INSERT INTO decisions SELECT d.* FROM unnest(given) AS d ON CONFLICT DO NOTHING RETURNING key)
+    INSERT INTO decisions SELECT d.* FROM unnest(given) AS d
+      WHERE EXISTS (SELECT FROM bandits AS b WHERE b.bandit = d.key >> 45 AND b.deleted IS NULL)
+      ORDER BY d.key ON CONFLICT DO NOTHING RETURNING key)
   SELECT coalesce(array_agg(key), '{}') INTO kept FROM new;
   IF cardinality(opened) > 0 THEN
     INSERT INTO windows SELECT w.closes, w.key FROM unnest(opened) AS w WHERE w.key = ANY (kept);
@@ -39,6 +42,8 @@ DECLARE
   known heads;
   expected heads;
   added metrics;
+  written bigint;
+  added_rows bigint;
 BEGIN
   FOREACH expected IN ARRAY heads_before LOOP
     SELECT * INTO known FROM heads AS h WHERE h.bandit = expected.bandit FOR UPDATE;
@@ -52,15 +57,32 @@ BEGIN
     END IF;
   END LOOP;
   IF cardinality(versions) > 0 THEN
+    -- Rows that are there are locked in the order of their keys, and compared behind that; of rows
+    -- that are not there yet, another server may store one first.
+    PERFORM FROM ledger AS l WHERE l.key IN (SELECT s.key FROM unnest(steps) AS s)
+      ORDER BY l.key FOR UPDATE;
     IF EXISTS (
       SELECT 1 FROM unnest(steps, versions) AS s(key, version, rewards, activated, closed, items,
         matures, expected)
       LEFT JOIN ledger AS l ON l.key = s.key WHERE s.expected IS NOT NULL AND coalesce(l.version, 0) <> s.expected) THEN
       RAISE EXCEPTION 'a decision moved on' USING ERRCODE = 'BX002';
     END IF;
-    INSERT INTO ledger SELECT s.* FROM unnest(steps) AS s ON CONFLICT (key) DO UPDATE SET
-      version = excluded.version, rewards = excluded.rewards, activated = excluded.activated,
-      closed = excluded.closed, items = excluded.items, matures = excluded.matures;
+    IF EXISTS (
+      SELECT 1 FROM unnest(steps) AS s LEFT JOIN decisions AS d ON d.key = s.key
+      WHERE d.key IS NULL OR length(d.context) = 0) THEN
+      RAISE EXCEPTION 'a decision was erased or removed' USING ERRCODE = 'BX002';
+    END IF;
+    UPDATE ledger AS l SET version = s.version, rewards = s.rewards, activated = s.activated,
+      closed = s.closed, items = s.items, matures = s.matures
+      FROM unnest(steps) AS s WHERE l.key = s.key;
+    GET DIAGNOSTICS written = ROW_COUNT;
+    INSERT INTO ledger SELECT s.* FROM unnest(steps) AS s
+      WHERE NOT EXISTS (SELECT FROM ledger AS l WHERE l.key = s.key)
+      ORDER BY s.key ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS added_rows = ROW_COUNT;
+    IF written + added_rows < cardinality(steps) THEN
+      RAISE EXCEPTION 'a decision moved on' USING ERRCODE = 'BX002';
+    END IF;
   END IF;
   IF cardinality(reported) > 0 THEN
     INSERT INTO rewards SELECT r.* FROM unnest(reported) AS r;
