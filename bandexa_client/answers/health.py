@@ -75,12 +75,16 @@ class Readiness:
         detail: Why it is not ready; None when it is.
         trainer: The trainer process; None where the service does not report it.
         worker: Which of several workers answers; None where there is one process.
+        server: Which of the servers that share a database answers; None where there is one.
+        role: What that server is, "keeper" or "replica"; None likewise.
     """
 
     status: str
     detail: str | None
     trainer: TrainerState | None
     worker: int | None = field(default=None, metadata=SENT)
+    server: int | None = field(default=None, metadata=SENT)
+    role: str | None = field(default=None, metadata=SENT)
 
     def __bool__(self) -> bool:
         """Return whether the service takes requests."""
