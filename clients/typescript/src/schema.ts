@@ -817,9 +817,16 @@ export interface components {
                 [key: string]: components["schemas"]["MetricGuard"];
             };
         };
-        /** @description Alive, or ready; `worker`: which of several workers answers. */
+        /**
+         * @description Alive, or ready.
+         *
+         *     `worker`: which of several workers answers. `server` and `role`: which of the servers that share
+         *     a database answers, and whether it is the keeper.
+         */
         Health: {
             detail: string | null;
+            role: ("keeper" | "replica") | null;
+            server: number | null;
             status: string;
             trainer: components["schemas"]["TrainerState"] | null;
             worker: number | null;
