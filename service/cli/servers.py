@@ -70,8 +70,8 @@ class SharingServer:
         while True:
             started = time.monotonic()
             status = self._serve_once()
-            if self._ending.is_set():
-                return max(status, 0)
+            if self._ending.is_set():  # perhaps while it ended to take up another role
+                return 0 if status in goes_on else max(status, 0)
             if status >= 0 and status not in goes_on:
                 return status
             if status < 0:
