@@ -130,14 +130,10 @@ class Forwarding:
             return
         except (httpx.TransportError, OSError) as error:
             if self._other is not None:
-                log.warning("the keeper at %s does not answer: %s", self._other.url(), error)
+                log.warning("the keeper does not answer: %s", error)
             await send_refusal(refusal_of(Unavailable(AWAY), self._metrics), send)
             return
-        except (
-            HTTPException,
-            Unavailable,
-            TooManyCalls,
-        ) as error:  # the body is too large, or too slow
+        except (HTTPException, Unavailable, TooManyCalls) as error:  # or the body is too large
             await send_refusal(refusal_of(error, self._metrics), send)
             return
         if self._other is not None and scope["method"] not in ("GET", "HEAD"):

@@ -7,6 +7,7 @@ goes there with a proof of that.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -18,10 +19,11 @@ from starlette.types import Scope
 from service.http import auth
 from service.http.keys import Keys
 from service.serving.replica import Replica
-from service.store.errors import Unavailable
+from service.store.errors import StoreError, Unavailable
 from service.store.sharing import Member
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 LOOKED_S = 0.2  # whether the keeper is still the same one
 FOLLOWS_WITHIN_S = 2.0  # what a change at the keeper has led to; otherwise it comes later
 
@@ -100,5 +102,5 @@ class OtherServer:
         try:
             async with asyncio.timeout(FOLLOWS_WITHIN_S):
                 await self._replica.caught_up()
-        except TimeoutError:
-            return
+        except (TimeoutError, StoreError) as error:  # the change is made, and is followed later
+            log.warning("what the keeper has changed is not served here yet: %s", error or "slow")

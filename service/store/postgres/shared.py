@@ -84,11 +84,6 @@ class SharedStore(PostgresStore):
         member = self.member
         return super().failed_for_good or member.lost is not None or member.is_promoted
 
-    def look_now(self) -> None:
-        """See at once what the keeper has changed."""
-        if self._watcher is not None:
-            self._watcher.look_now()
-
     def remember(self, record: BanditRecord) -> None:
         """Hold a live bandit in memory."""
         self._own.remember(record)

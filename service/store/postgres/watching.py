@@ -73,26 +73,19 @@ class Watcher:
         self._served: dict[BanditUid, SnapshotVersion] = {}
         self._others_due = 0.0
         self._is_lost = False
-        self._at_once = threading.Event()
-        self._ended = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
         self._thread.start()
 
-    def look_now(self) -> None:
-        """Look at everything at once."""
-        self._others_due = 0.0
-        self._at_once.set()
-
     def end(self) -> None:
         """End the thread."""
-        self._ended = True
-        self._at_once.set()
+        self._ended.set()
         self._thread.join()
         self._db.close()
 
     def _watch(self) -> None:
         wait_s = IDLE_S
-        while not self._ended:
+        while not self._ended.is_set():
             try:
                 moved = self._look()
             except StoreUnreadable as error:
@@ -106,8 +99,7 @@ class Watcher:
                     self._is_lost = False
                     self._found()
             wait_s = BUSY_S if moved else min(2 * wait_s, IDLE_S)
-            self._at_once.wait(wait_s)
-            self._at_once.clear()
+            self._ended.wait(wait_s)
 
     def _look(self) -> bool:
         """Report what has changed; returns whether a log has."""
