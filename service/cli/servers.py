@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 
+from service.cli import restarts
 from service.cli.certificate import Certificate
 from service.cli.process import STORE_FAILED_STATUS, serve_process
 from service.observe import logs
@@ -30,8 +31,6 @@ from service.store.opening import join
 from service.store.placing import store_of
 
 log = logging.getLogger(__name__)
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
-STEADY_S = 10.0  # a child that lived as long is started again at once
 NO_PLACE_STATUS = 1
 
 
@@ -65,7 +64,7 @@ class SharingServer:
         self._listener.listen(2048)
         if "127.0.0.1" in self._own_url() or "localhost" in self._own_url():
             log.warning("server_url: servers on other machines cannot reach %s", self._own_url())
-        backoff_s = FIRST_BACKOFF_S
+        wait_s = restarts.FIRST_S
         goes_on = {STORE_FAILED_STATUS}
         while True:
             started = time.monotonic()
@@ -78,9 +77,8 @@ class SharingServer:
                 log.error("the process of this server ended by signal %d: it is started again",
                           -status)  # fmt: skip
             goes_on.add(NO_PLACE_STATUS)  # it has served: the database is away for a while
-            lived_s = time.monotonic() - started
-            backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_S else min(2 * backoff_s, MAX_BACKOFF_S)
-            if self._ending.wait(backoff_s):
+            wait_s = restarts.backoff_s(wait_s, time.monotonic() - started)
+            if self._ending.wait(wait_s):
                 return 0
 
     def _passed_on(self, number: int, _: object) -> None:

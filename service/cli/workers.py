@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.cli import restarts
 from service.cli.certificate import Certificate
 from service.cli.listening import listen, listen_privately
 from service.cli.process import STORE_FAILED_STATUS, serve_process
@@ -39,8 +40,6 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 KEEPER = 0
-FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 5.0
-STEADY_S = 10.0  # a process that lived as long is started again at once
 ENDS_WITHIN_S = 10.0  # beyond the times of the settings; then it is killed
 MAX_FOLDER = 90  # characters: those of a Unix socket's path are 107 at most
 BEAT_S = 1.0  # a process that serves says so often that its event loop turns, or more often:
@@ -71,7 +70,7 @@ class _Child:
     pipe: int = -1
     url: str | None = None
     started: float = 0.0
-    backoff_s: float = FIRST_BACKOFF_S
+    backoff_s: float = restarts.FIRST_S
     due: float | None = None
     failures: int = 0
     beaten: float = 0.0
@@ -329,9 +328,7 @@ class Workers:
             self._stop_all()
             return
         lived_s = time.monotonic() - child.started
-        child.backoff_s = (
-            FIRST_BACKOFF_S if lived_s > STEADY_S else min(2 * child.backoff_s, MAX_BACKOFF_S)
-        )
+        child.backoff_s = restarts.backoff_s(child.backoff_s, lived_s)
         child.due = time.monotonic() + child.backoff_s
         how = f"signal {-status}" if status < 0 else f"status {status}"
         log.error(

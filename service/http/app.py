@@ -15,7 +15,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,6 +31,7 @@ from service.http.failed_start import one_line_refusal
 from service.http.forwarding import Forwarding
 from service.http.front import Front
 from service.http.hot import CALLS, HotCalls
+from service.http.keepers import Keeper, KeeperProcess
 from service.http.keys import Keys, is_loopback, load_keys, refuse_unknown
 from service.http.large_bodies import LargeBodies
 from service.http.limits import BodyLimit, InFlightLimit
@@ -136,7 +136,6 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
             Forwarding(
                 app.behind,
                 CALLS,
-                place.own,
                 _keeper_of(place, settings, replica, keys),
                 lambda: system.ENDING if app.state.draining else replica.failure(),
                 metrics,
@@ -227,10 +226,10 @@ async def tracing(settings: Settings) -> AsyncIterator[None]:
 
 def _keeper_of(
     place: Place | ServerPlace, settings: Settings, replica: Replica, keys: Keys
-) -> Path | OtherServer:
+) -> Keeper:
     """Return where a process that serves beside the keeper passes requests on to."""
     if isinstance(place, Place):
-        return place.keeper
+        return KeeperProcess(place.keeper, place.own)
     key_headers = (KEY_HEADER,) if settings.personalizer.enabled else ()
     return OtherServer(place.member, replica, keys, key_headers)
 

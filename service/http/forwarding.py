@@ -1,8 +1,8 @@
 """Passes on what a process that serves beside the keeper does not answer itself.
 
 Selects, rewards, activations, scores and health checks are answered here. Everything else, such as
-administration and the dashboard, is the keeper's: it goes there over a Unix socket as it came, and
-its answer comes back as it is. The keeper checks keys and what bodies hold; how many bytes a body
+administration and the dashboard, is the keeper's: it goes there as it came, and its answer comes
+back as it is. The keeper checks keys and what bodies hold; how many bytes a body
 has and how long it takes to arrive is checked here as well, because a call is passed on only as
 fast as its client sends it. Runs on the event loop.
 """
@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -24,10 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.auth import COUNTED
 from service.http.budget import BytesInFlight
 from service.http.errors import TooManyCalls
+from service.http.keepers import CLIENT, Keeper
 from service.http.limits import BodyLimit
-from service.http.other_server import OtherServer
 from service.http.problems import refusal_of, send_refusal
-from service.http.schemas.health import Health
 from service.observe.correlation import current
 from service.observe.counters import Metrics
 from service.settings import Settings
@@ -38,8 +36,6 @@ _OF_CONNECTIONS = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
      b"upgrade", b"expect")
 )  # fmt: skip
-CLIENT = b"x-bandexa-client"  # who has sent a request; what a client says itself is dropped
-PASSED_ON = b"x-bandexa-passed-on"  # by another server that shares the database
 REQUEST_ID = b"x-request-id"  # the keeper logs the id that is answered here
 _NOT_PASSED_ON = _OF_CONNECTIONS | {CLIENT, REQUEST_ID, COUNTED.encode()}
 _NOT_PASSED_BACK = _NOT_PASSED_ON | {b"date", b"server"}  # each answer gets those of this process
@@ -55,8 +51,7 @@ class Forwarding:
     Args:
         app: Answers what is answered here.
         here: The paths of hot calls.
-        own: The number of this process.
-        keeper: The socket at which the keeper serves HTTP, or the server that is the keeper.
+        keeper: Where requests are passed on to.
         failure: Returns why this process is not ready, None while it is.
         metrics: Counts refusals.
         settings: The limits of bodies.
@@ -67,26 +62,24 @@ class Forwarding:
         self,
         app: ASGIApp,
         here: Collection[str],
-        own: int,
-        keeper: Path | OtherServer,
+        keeper: Keeper,
         failure: Callable[[], str | None],
         metrics: Metrics,
         settings: Settings,
         budget: BytesInFlight,
     ) -> None:
         self._app = app
-        self._own = own
-        own_paths = () if isinstance(keeper, Path) else ("/metrics",)  # workers show theirs to it
-        self._here = frozenset((*here, "/activate", "/healthz", *own_paths))
+        self._keeper = keeper
+        self._here = frozenset((*here, "/activate", "/healthz", *keeper.own_paths))
         self._failure = failure
         self._metrics = metrics
         self._passed_on = BodyLimit(
             self._pass_on, settings=settings, metrics=metrics, budget=budget
         )
         idle_s = min(IDLE_S, settings.keep_alive_s / 2)  # shorter than the keeper retains it
-        self._other = keeper if isinstance(keeper, OtherServer) else None
-        path = None if isinstance(keeper, OtherServer) else str(keeper)
-        transport = httpx.AsyncHTTPTransport(uds=path, limits=httpx.Limits(keepalive_expiry=idle_s))
+        socket = None if keeper.socket is None else str(keeper.socket)
+        limits = httpx.Limits(keepalive_expiry=idle_s)
+        transport = httpx.AsyncHTTPTransport(uds=socket, limits=limits)
         self._client = httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)
 
     @asynccontextmanager
@@ -101,50 +94,38 @@ class Forwarding:
         if scope["type"] != "http" or path in self._here or _is_score(path):
             await self._app(scope, receive, send)
         elif path == "/readyz" and scope["method"] in ("GET", "HEAD"):
-            failure = self._failure()
-            status = "ready" if failure is None else "not ready"
-            health = Health(status=status, detail=failure)
-            if self._other is None:
-                health.worker = self._own
-            else:
-                health.server, health.role = self._own, "replica"
-            answer = JSONResponse(health.model_dump(), 200 if failure is None else 503)
-            await answer(scope, receive, send)
+            health = self._keeper.health(self._failure())
+            status = 200 if health.detail is None else 503
+            await JSONResponse(health.model_dump(), status)(scope, receive, send)
+        elif (refusal := self._keeper.refusal(scope)) is not None:
+            await send_refusal(refusal_of(refusal, self._metrics), send)
         else:
-            if self._other is not None and _was_passed_on(scope):
-                error = Unavailable("the keeper has changed, or `server_url` leads to this server")
-                await send_refusal(refusal_of(error, self._metrics), send)
-                return
             await self._passed_on(scope, receive, send)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the keeper answer a request, as long as its client waits for that."""
         body = _Body(receive)
         try:
-            counted = [] if self._other is None else self._other.counted(scope)
-            asked = self._asked(scope, body, counted)
-            if self._other is not None:
-                asked = self._other.while_keeper(asked)
-            response = await _while_waited_for(body, asked)
+            asked = self._asked(scope, body, self._keeper.headers(scope))
+            response = await _while_waited_for(body, self._keeper.answered(asked))
         except _Left:
             return
         except (httpx.TransportError, OSError) as error:
-            if self._other is not None:
-                log.warning("the keeper does not answer: %s", error)
+            log.warning("the keeper does not answer: %s", error)
             await send_refusal(refusal_of(Unavailable(AWAY), self._metrics), send)
             return
         except (HTTPException, Unavailable, TooManyCalls) as error:  # or the body is too large
             await send_refusal(refusal_of(error, self._metrics), send)
             return
-        if self._other is not None and scope["method"] not in ("GET", "HEAD"):
-            await self._other.followed()
+        if scope["method"] not in ("GET", "HEAD"):
+            await self._keeper.followed()
         with suppress(_Left):
             await _while_waited_for(body, _pass_back(response, send))
 
     async def _asked(
-        self, scope: Scope, body: _Body, counted: list[tuple[bytes, bytes]]
+        self, scope: Scope, body: _Body, further: list[tuple[bytes, bytes]]
     ) -> httpx.Response:
-        """Return the keeper's answer, of which the head has arrived; `counted`: further headers.
+        """Return the keeper's answer, of which the head has arrived; `further`: more headers.
 
         Raises:
             _Left: The client left while it sent the body.
@@ -152,37 +133,23 @@ class Forwarding:
             httpx.TransportError: The keeper does not answer.
         """
         headers = [pair for pair in scope["headers"] if pair[0] not in _NOT_PASSED_ON]
-        headers += counted
+        headers += further
         if (correlation := current.get()) is not None:
             headers.append((REQUEST_ID, correlation.request_id.encode("ascii")))
-        if self._other is not None:
-            headers.append((PASSED_ON, b"1"))
-        elif client := scope.get("client"):
-            headers.append((CLIENT, f"{client[0]} {client[1]}".encode()))
         names = {name for name, _ in scope["headers"]}
         has_body = b"content-length" in names or b"transfer-encoding" in names
         if not has_body:
             body.ended.set()
         path = scope.get("raw_path") or scope["path"].encode()
-        url = httpx.URL("http://keeper") if self._other is None else self._other.url()
         query = scope["query_string"]
         # Made without the client, which would add headers of its own: Accept-Encoding, for example.
         request = httpx.Request(
             scope["method"],
-            url.copy_with(raw_path=path + (b"?" + query) * bool(query)),
+            self._keeper.url().copy_with(raw_path=path + (b"?" + query) * bool(query)),
             headers=headers,
             content=body.parts() if has_body else None,
         )
         return await self._client.send(request, stream=True)
-
-
-def from_client(scope: Scope) -> Scope:
-    """Return a request that was passed on as one of the client that sent it."""
-    for name, value in scope["headers"]:
-        if name == CLIENT:
-            host, _, port = value.decode().rpartition(" ")  # a proxy says what it likes of a host
-            return {**scope, "client": (host, int(port))}
-    return scope
 
 
 class _Left(Exception):
@@ -217,10 +184,6 @@ class _Body:
         await self.ended.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _was_passed_on(scope: Scope) -> bool:
-    return any(name == PASSED_ON for name, _ in scope["headers"])
 
 
 def _is_score(path: str) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -17,7 +18,9 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from service.http import auth
+from service.http.keepers import PASSED_ON
 from service.http.keys import Keys
+from service.http.schemas.health import Health
 from service.serving.replica import Replica
 from service.store.errors import StoreError, Unavailable
 from service.store.sharing import Member
@@ -29,7 +32,7 @@ FOLLOWS_WITHIN_S = 2.0  # what a change at the keeper has led to; otherwise it c
 
 
 class OtherServer:
-    """Where the keeper is.
+    """The keeper is another server, and changes.
 
     Args:
         member: This server among those that share the database.
@@ -37,6 +40,9 @@ class OtherServer:
         keys: Whose rates hold.
         key_headers: Where a caller's key may be, beside a bearer token.
     """
+
+    socket: Path | None = None
+    own_paths = frozenset(("/metrics",))
 
     def __init__(
         self, member: Member, replica: Replica, keys: Keys, key_headers: Collection[str]
@@ -46,7 +52,18 @@ class OtherServer:
         self._keys = keys
         self._key_headers = key_headers
 
-    def counted(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def health(self, failure: str | None) -> Health:
+        """Return how this server is."""
+        status = "ready" if failure is None else "not ready"
+        return Health(status=status, detail=failure, server=self._member.number + 1, role="replica")
+
+    def refusal(self, scope: Scope) -> Unavailable | None:
+        """Refuse what another server has passed on: it would go round."""
+        if any(name == PASSED_ON for name, _ in scope["headers"]):
+            return Unavailable("the keeper has changed, or `server_url` leads to this server")
+        return None
+
+    def headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """Count a call of a key that has a rate; returns the headers that prove it to the keeper.
 
         What the keeper refuses without counting it, such as an unknown key, is left to it.
@@ -54,14 +71,15 @@ class OtherServer:
         Raises:
             TooManyCalls: The key has made too many.
         """
+        passed_on = (PASSED_ON, b"1")
         request = Request(scope)
         found = (request.headers.get(name, "").strip() for name in self._key_headers)
         key = next(filter(None, found), None) or auth.bearer_of(request)
         holder = None if key is None else self._keys.holder(key)
         if holder is None or holder.rate is None:
-            return []
+            return [passed_on]
         self._keys.rates.charge(holder)
-        return [(auth.COUNTED.encode(), self._keys.rates.secret.encode())]
+        return [passed_on, (auth.COUNTED.encode(), self._keys.rates.secret.encode())]
 
     def url(self) -> httpx.URL:
         """Return its address.
@@ -74,7 +92,7 @@ class OtherServer:
             raise Unavailable("no server administers the others now: one takes that over")
         return httpx.URL(url)
 
-    async def while_keeper(self, asked: Coroutine[Any, Any, T]) -> T:
+    async def answered(self, asked: Coroutine[Any, Any, T]) -> T:
         """Return what a request to the keeper returns; one that is away may never answer.
 
         Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.forwarding import from_client
+from service.http.keepers import from_client
 from service.serving.keeping import Keeping
 
 _READS = ("GET", "HEAD", "OPTIONS")

@@ -14,7 +14,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.http.budget import BytesInFlight
-from service.http.forwarding import CLIENT, Forwarding, from_client
+from service.http.forwarding import Forwarding
+from service.http.keepers import CLIENT, KeeperProcess, from_client
 from service.observe.counters import Metrics
 from service.settings import Settings
 
@@ -74,7 +75,13 @@ async def forwarding(**limits: Any) -> AsyncIterator[tuple[Keeper, Forwarding]]:
         async with (
             server,
             Forwarding(
-                _nothing, (), 1, keeper.path, lambda: None, Metrics(), settings, budget
+                _nothing,
+                (),
+                KeeperProcess(keeper.path, 1),
+                lambda: None,
+                Metrics(),
+                settings,
+                budget,
             ).running() as app,
         ):
             yield keeper, app
