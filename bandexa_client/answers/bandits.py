@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bandexa_client.answers.arms import ArmState, ChallengerState, Guarded
+from bandexa_client.answers.arms import ActionValue, ArmState, ChallengerState, Guarded
 from bandexa_client.answers.health import Learning, TrainerState
 from bandexa_client.answers.sent import SENT
 
@@ -111,6 +111,8 @@ class BanditState:
         held_values: Values that are stored and not learned, because the bandit is or was frozen.
         metrics: What was reported of each metric; None where the bandit has none.
         arms: How its arms stand, the bandit itself last; empty without arms.
+        action_values: What the ten actions with the most values earned; `values` has all. None
+            where the service does not report it.
         guarded: Why a guard made an arm serve everything; None where none did.
         challengers: Other configurations that learn its log beside it, by name.
         warnings: What in the configuration keeps the bandit from learning which action suits which
@@ -137,6 +139,7 @@ class BanditState:
     held_values: int | None = field(default=None, metadata=SENT)
     metrics: Mapping[str, MetricState] | None = field(default=None, metadata=SENT)
     arms: tuple[ArmState, ...] | None = field(default=None, metadata=SENT)
+    action_values: tuple[ActionValue, ...] | None = field(default=None, metadata=SENT)
     guarded: Guarded | None = field(default=None, metadata=SENT)
     challengers: tuple[ChallengerState, ...] | None = field(default=None, metadata=SENT)
     warnings: tuple[str, ...] | None = field(default=None, metadata=SENT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bandexa_client.answers.arms import ActionValue, Estimate
 from bandexa_client.answers.sent import SENT
 
 
@@ -67,6 +68,49 @@ class Learning:
 
 
 @dataclass(frozen=True, slots=True)
+class LiftPart:
+    """A lift by a metric or in a segment; `text` says for a person what it says."""
+
+    lift: Estimate
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiftLine:
+    """What a bandit earns more than an arm.
+
+    Attributes:
+        arm: The arm.
+        share: The probability that the arm decides now.
+        lift: In figures.
+        text: Whether the bandit is better, for a person.
+        metrics: The same by each metric.
+        segments: The same for each value of the segment.
+    """
+
+    arm: str
+    share: float
+    lift: Estimate
+    text: str
+    metrics: Mapping[str, LiftPart]
+    segments: Mapping[str, LiftPart]
+
+
+@dataclass(frozen=True, slots=True)
+class BanditLearning(Learning):
+    """Whether a bandit still learns, and whether it is better than its arms.
+
+    Attributes:
+        lifts: What it earns more than each arm that decides a share; None where the service does
+            not report it.
+        action_values: What the ten actions with the most values earned; None likewise.
+    """
+
+    lifts: tuple[LiftLine, ...] | None = field(default=None, metadata=SENT)
+    action_values: tuple[ActionValue, ...] | None = field(default=None, metadata=SENT)
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether the service takes requests; true when it does.
 
@@ -113,12 +157,12 @@ class LearnState:
     Attributes:
         status: learning, or alarm when a finding prevents a bandit from learning.
         findings: Findings about the server as a whole.
-        bandits: Findings and measurements of each bandit, by its name.
+        bandits: Findings, measurements and lifts of each bandit, by its name.
     """
 
     status: str
     findings: tuple[Finding, ...]
-    bandits: Mapping[str, Learning]
+    bandits: Mapping[str, BanditLearning]
 
 
 @dataclass(frozen=True, slots=True)

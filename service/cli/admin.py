@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 import time
 import tomllib
@@ -22,6 +21,7 @@ from service.cli.options import (
     fail,
 )
 from service.cli.remote import Server, with_server, with_server_without_json
+from service.observe.verdicts import is_better
 
 if TYPE_CHECKING:
     from bandexa_client import BanditState, Catalogue, Estimate
@@ -150,7 +150,7 @@ def show_values(
         typer.echo(columns(head, rows) + "\n")
         for arm in found.arms:
             if arm.lift is not None and arm.share:
-                typer.echo(f"Is it better than {arm.name}? {verdict(arm.lift)}\n")
+                typer.echo(is_better(arm.name, *dataclasses.astuple(arm.lift)) + "\n")
         parts = [
             [of, arm.name, *_estimate(part.reward), *_estimate(part.lift)[1:]]
             for arm in found.arms
@@ -188,23 +188,6 @@ def show_audit(
             typer.echo(f"{at}Z  {entry.by}  {entry.what}")
             for each in entry.changes:
                 typer.echo(f"    {each.key}: {json.dumps(each.old)} -> {json.dumps(each.new)}")
-
-
-def verdict(lift: Estimate) -> str:
-    """Return what an interval says, and about how many values tell, in the dashboard's words.
-
-    Widths shrink with the root of the number of values.
-    """
-    if lift.mean is None or lift.low is None or lift.high is None:
-        return "There are too few values to say."
-    if lift.low > 0 or lift.high < 0:
-        return "Yes." if lift.low > 0 else "No, it is worse."
-    reach = lift.mean - lift.low if lift.mean > 0 else lift.high - lift.mean
-    times = (reach / lift.mean) ** 2 if lift.mean else math.inf
-    if not 1 < times < 100:
-        return "Not known yet."
-    many = float(f"{lift.num * times:.1e}")
-    return f"Not known yet. If it stays like this, about {many:,.0f} values will tell."
 
 
 def _estimate(found: Estimate | None) -> list[str]:

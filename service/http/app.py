@@ -64,9 +64,10 @@ from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.dashboard.follower import following
 from service.observe.dashboard.noting import noting
+from service.observe.dashboard.publishing import Receivers
 from service.serving.collection import collecting_when_idle
 from service.serving.engine import Engine
-from service.serving.guarding import guarding
+from service.serving.guarding import Guarding, guarding
 from service.serving.lifecycle import KeeperPlace, Place, ServerPlace, replicating, running
 from service.serving.progress import StartGivenUp, StartProgress
 from service.serving.replica import Replica
@@ -158,7 +159,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
             tracing(settings),
             running(settings, metrics, registry, app.progress, hub, member) as engine,
             guarding(engine) as guards,
-            following(settings, metrics, guards.stood, guards.judged) as follower,
+            following(settings, metrics, _receivers(guards)) as follower,
             noting(engine, follower),
             keys_read_anew(keys, settings),
             LargeBodies() as large,
@@ -240,6 +241,11 @@ async def shown_metrics(engine: Engine) -> bytes:
     from service.observe.metrics import of_replica
 
     return of_replica(engine)
+
+
+def _receivers(guards: Guarding) -> Receivers:
+    """Return who receives what the follower counts."""
+    return Receivers(guards.stood, guards.judged, guards.earned)
 
 
 def _uids(engine: Engine) -> set[str]:

@@ -13,13 +13,10 @@ from bandexa_core.log.metrics import Totals
 from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
 from bandexa_core.spec.changes import relearned_part
+from service.http.earned import action_values, arm_state, lift_lines
 from service.http.schemas.bandits import (
-    AgreementState,
-    ArmState,
     BanditAnswer,
-    ComparedState,
     CrossState,
-    EstimateState,
     FeaturesState,
     FieldState,
     KeyChange,
@@ -30,7 +27,7 @@ from service.http.schemas.bandits import (
     TripState,
 )
 from service.http.schemas.challengers import ChallengerState, PromotionRule, ScoreState
-from service.http.schemas.health import FindingAnswer, Learning, TrainerState
+from service.http.schemas.health import BanditLearning, FindingAnswer, Learning, TrainerState
 from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.challengers import Challenger
@@ -38,7 +35,6 @@ from service.serving.engine import Engine
 from service.serving.failed_bandits import SetAside
 from service.serving.observed import SideCounts, named_inputs
 from service.serving.planning import Plan, differences
-from service.serving.standing import Agreement, ArmStanding, Compared, Estimated
 
 NOWHEN: Mapping[str, float] = MappingProxyType({})
 
@@ -63,6 +59,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         maturity_s=engine.rewards.maturity_s(bandit),
         imported=bandit.num_imported,
         arms=[arm_state(each) for each in bandit.current_standing()],
+        action_values=action_values(bandit.earned),
         guarded=trip_state(bandit),
         challengers=challenger_states(bandit),
         unlearning="pending" if engine.rounds.must_unlearn(bandit) else "none",
@@ -80,36 +77,6 @@ def metrics_state(bandit: Bandit) -> dict[str, MetricState] | None:
         mean = total / num if num else None
         found[name] = MetricState(count=num, sum=total, mean=mean, weight=learn.get(name))
     return found or None
-
-
-def estimate_state(found: Estimated) -> EstimateState:
-    """Return a mean with its interval."""
-    low, high = found.interval or (None, None)
-    return EstimateState(num=found.num, mean=found.mean, low=low, high=high)
-
-
-def arm_state(arm: ArmStanding) -> ArmState:
-    """Return how an arm stands."""
-    return ArmState(
-        name=arm.name, share=arm.share, reward=estimate_state(arm.reward),
-        lift=None if arm.lift is None else estimate_state(arm.lift),
-        metrics={name: compared_state(each) for name, each in arm.metrics.items()},
-        segments={name: compared_state(each) for name, each in arm.segments.items()},
-        agreement=agreement_state(arm.agreement),
-    )  # fmt: skip
-
-
-def agreement_state(found: Agreement | None) -> AgreementState | None:
-    """Return how often an arm and the bandit choose alike."""
-    if found is None:
-        return None
-    return AgreementState(share=estimate_state(found.share), reward_share=found.reward_share)
-
-
-def compared_state(found: Compared) -> ComparedState:
-    """Return how an arm stands by a metric or in a segment."""
-    lift = None if found.lift is None else estimate_state(found.lift)
-    return ComparedState(reward=estimate_state(found.reward), lift=lift)
 
 
 def challenger_states(bandit: Bandit) -> list[ChallengerState]:
@@ -234,6 +201,14 @@ def trainer_state(engine: Engine) -> TrainerState:
     )
 
 
+def learn_state(engine: Engine, bandit: Bandit) -> BanditLearning:
+    """Return whether a bandit still learns, and whether it is better than its arms."""
+    whole = learning_state(engine, bandit)
+    return BanditLearning(
+        **dict(whole), lifts=lift_lines(bandit), action_values=action_values(bandit.earned)
+    )
+
+
 def learning_state(engine: Engine, bandit: Bandit) -> Learning:
     """Return whether a bandit still learns."""
     return Learning(
@@ -246,9 +221,9 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
     )
 
 
-def not_served(bandit: SetAside) -> Learning:
+def not_served(bandit: SetAside) -> BanditLearning:
     """Return what is wrong with a bandit that was set aside."""
-    return Learning(
+    return BanditLearning(
         findings=answered([failed_finding(bandit.failure)]), join_rate=None, reward_mean=None
     )
 

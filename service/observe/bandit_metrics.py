@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bandexa_core.schema import FieldCounts
 from service.observe.counters import PROPENSITIES
@@ -18,7 +18,7 @@ from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
 from service.serving.observed import SideCounts
-from service.serving.standing import Agreement
+from service.serving.standing import Agreement, Estimated
 
 _LE = [f'",le="{bound}"}} ' for bound in (*map(repr, PROPENSITIES), "+Inf")]
 
@@ -82,6 +82,20 @@ _OF_METRICS = (
 )
 
 
+_OF_SEGMENTS = (
+    ("lift", "What the bandit earns more than an arm in a segment, per decision."),
+    *_OF_METRICS[1:],
+)
+
+
+_OF_ACTIONS = (
+    ("values", "Learned values of an action, where it was chosen first."),
+    ("reward_mean", "The mean of these; of the ten actions of a bandit that have most of them."),
+    ("reward_low", "Lower end of that mean's interval, valid at every moment."),
+    ("reward_high", "Upper end of that interval."),
+)
+
+
 _OF_CHALLENGERS = (
     ("share", "The probability that a challenger decides."),
     ("decisions", "Decisions of the log that a challenger was compared on."),
@@ -124,6 +138,10 @@ class _Traffic:
         self._arm_metrics = [
             _Family(f"bandexa_arm_metric_{name}", text) for name, text in _OF_METRICS
         ]
+        self._arm_segments = [
+            _Family(f"bandexa_arm_segment_{name}", text) for name, text in _OF_SEGMENTS
+        ]
+        self._actions = [_Family(f"bandexa_action_{name}", text) for name, text in _OF_ACTIONS]
         self._challengers = [
             _Family(f"bandexa_challenger_{name}", text) for name, text in _OF_CHALLENGERS
         ]
@@ -179,13 +197,16 @@ class _Traffic:
             if arm.agreement is not None:
                 self._add_agreement(f'{label},arm="{arm.name}"', arm.agreement)
             for metric, by in arm.metrics.items():
-                if by.lift is None:
-                    continue
-                ends = [by.lift.mean, *(by.lift.interval or ())]
-                for family, end in zip(self._arm_metrics, ends, strict=False):
-                    if end is not None:
-                        name = _escaped(metric)
-                        family.add(f'{label},arm="{arm.name}",metric="{name}"', end)
+                name = f'{label},arm="{arm.name}",metric="{_escaped(metric)}"'
+                _add_ends(self._arm_metrics, name, by.lift)
+            for segment, by in arm.segments.items():
+                name = f'{label},arm="{arm.name}",segment="{_escaped(segment)}"'
+                _add_ends(self._arm_segments, name, by.lift)
+        if histograms:
+            for action in bandit.earned:
+                name = f'{label},action="{_escaped(action.name)}"'
+                self._actions[0].add(name, action.reward.num)
+                _add_ends(self._actions[1:], name, action.reward)
         shares = {arm.challenger: arm.share for arm in bandit.model.spec.arms}
         for name, challenger in bandit.challengers.items():
             found: list[float | None] = [shares.get(name, 0.0)]
@@ -202,11 +223,7 @@ class _Traffic:
                 self._add_features(f'{label},side="{side}"', counts)
 
     def _add_agreement(self, label: str, found: Agreement) -> None:
-        for family, number in zip(
-            self._agreements, [found.share.mean, *(found.share.interval or ())], strict=False
-        ):
-            if number is not None:
-                family.add(label, number)
+        _add_ends(self._agreements, label, found.share)
         if found.reward_share is not None:
             self._reward_share.add(label, found.reward_share)
 
@@ -243,9 +260,19 @@ class _Traffic:
         return [
             self._selects, self._rewards, self._propensity, self._mean, self._clipped,
             self._maturity, self._reported, self._means, self._join, *self._arms,
-            *self._agreements, self._reward_share, *self._arm_metrics, *self._challengers,
-            self._objects, self._values, self._hashes, self._drift,
+            *self._agreements, self._reward_share, *self._arm_metrics, *self._arm_segments,
+            *self._actions, *self._challengers, self._objects, self._values, self._hashes,
+            self._drift,
         ]  # fmt: skip
+
+
+def _add_ends(families: Sequence[_Family], label: str, found: Estimated | None) -> None:
+    """Add a mean and the ends of its interval, as far as they are known."""
+    if found is None:
+        return
+    for family, number in zip(families, [found.mean, *(found.interval or ())], strict=False):
+        if number is not None:
+            family.add(label, number)
 
 
 def _escaped(label: str) -> str:

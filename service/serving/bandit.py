@@ -35,7 +35,7 @@ from service.serving.select.commands import (
     Offer,
     within_dates,
 )
-from service.serving.standing import ArmStanding, Standing
+from service.serving.standing import ArmStanding, EarnedByAction, Standing
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
@@ -81,6 +81,7 @@ class Bandit:
         num_imported: How many decisions were imported into it.
         metrics: What is known of the metrics that are reported for it.
         standing: How its arms stand, as of the last count; None before the first.
+        earned: What its actions with the most values earned, as of the last count.
         evidence: What its recent values say, as of the last count.
         found_since: Since when each of its findings is there, by name, in seconds since the epoch.
         challengers: Those that are declared for it, by name.
@@ -111,6 +112,7 @@ class Bandit:
         self.challengers: dict[str, Challenger] = {}
         self.change_error: str | None = None
         self.standing: Standing | None = None
+        self.earned: tuple[EarnedByAction, ...] = ()
         self.evidence = Evidence()
         self.found_since: dict[str, float] = {}
         self.snapshots = snapshots

@@ -20,7 +20,7 @@ from service.observe.evidence import Evidence
 from service.serving.background import end_tasks
 from service.serving.bandit import Bandit
 from service.serving.engine import Engine
-from service.serving.standing import Standing
+from service.serving.standing import EarnedByAction, Standing
 from service.store.errors import ServiceError
 from service.store.records import AuditEntry
 
@@ -44,6 +44,12 @@ class Guarding:
         bandit = self._engine.live.find(uid)
         if bandit is not None:
             bandit.evidence = found
+
+    def earned(self, uid: BanditUid, found: tuple[EarnedByAction, ...]) -> None:
+        """Note what the actions of a bandit earned."""
+        bandit = self._engine.live.find(uid)
+        if bandit is not None:
+            bandit.earned = found
 
     def stood(self, uid: BanditUid, found: Standing) -> None:
         """Note how the arms of a bandit stand."""

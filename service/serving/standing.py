@@ -75,6 +75,20 @@ class ArmStanding(NamedTuple):
     agreement: Agreement | None = None
 
 
+class EarnedByAction(NamedTuple):
+    """What an action earned where it was chosen first.
+
+    Attributes:
+        name: Its id.
+        reward: Its values.
+        metrics: By metric, those of its values that it is a part of.
+    """
+
+    name: str
+    reward: Estimated
+    metrics: Mapping[str, Estimated]
+
+
 class Standing(NamedTuple):
     """How the arms of a bandit stand.
 

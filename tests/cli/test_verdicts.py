@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandexa_client import Estimate
-from service.cli.admin import verdict
+from service.observe.verdicts import is_better, part_of, verdict
 
 
 @pytest.mark.parametrize(
@@ -22,4 +21,26 @@ from service.cli.admin import verdict
     ],
 )
 def test_the_interval_says_whether_it_is_better(mean, low, high, said) -> None:
-    assert verdict(Estimate(num=1000, mean=mean, low=low, high=high)) == said
+    assert verdict(1000, mean, low, high) == said
+
+
+def test_a_sentence_has_the_figures_behind_it() -> None:
+    assert is_better("control", 8000, 0.0512, 0.004, 0.0981) == (
+        "Is it better than control? Yes. +0.0512 per decision, 0.004 to 0.0981, of 8,000 values."
+    )
+    assert is_better("rule", 12, 0.5, None, None) == (
+        "Is it better than rule? There are too few values to say."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.3, "refund: more than control, +0.2 per decision, 0.1 to 0.3, of 400 values"),
+        (-0.1, 0.5, "refund: not known to differ from control, "
+         "+0.2 per decision, -0.1 to 0.5, of 400 values"),
+        (None, None, "refund: too few values to compare it with control"),
+    ],
+)  # fmt: skip
+def test_more_of_a_metric_is_not_called_better(low, high, said) -> None:
+    assert part_of("control", "refund", 400, 0.2, low, high) == said

@@ -12,10 +12,10 @@ from bandexa_client import (
     ActivationStatus,
     BanditClient,
     BanditError,
+    BanditLearning,
     Conflict,
     Finding,
     Invalid,
-    Learning,
     LearnState,
     NotFound,
     Readiness,
@@ -264,7 +264,7 @@ def test_learnz_reads_alarms_too(script: Script, client: BanditClient) -> None:
     learning = {"findings": [finding], "join_rate": 0.5, "reward_mean": None}
     script.always({"status": "alarm", "findings": [], "bandits": {"b": learning}}, 503)
     found = Finding("silent", "alarm", "m", "r")
-    assert client.learnz() == LearnState("alarm", (), {"b": Learning((found,), 0.5, None)})
+    assert client.learnz() == LearnState("alarm", (), {"b": BanditLearning((found,), 0.5, None)})
 
 
 def test_a_refused_connection_is_unavailable(nobody: str, connect: Connect) -> None:

@@ -16,7 +16,7 @@ STATE_KEYS = {
     "name", "uid", "spec", "num_actions", "snapshot", "position", "num_learned", "train_due",
     "trainer", "learning", "features", "rebuild", "unlearning",
     "maturity_s", "imported", "metrics", "arms", "guarded", "challengers",
-    "warnings", "held_values",
+    "warnings", "held_values", "action_values",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bandexa_client import BanditClient
 from tests.fixtures.nodes import Node
 from tests.fixtures.waiting import poll
 
@@ -297,3 +298,83 @@ def test_the_state_has_the_lift_for_each_value_of_the_segment(api) -> None:
         "PUT", f"/bandits/{api.fresh()}", {"context": {"shape": [2]}, "segment": "x"}, 422
     )
     assert "segment" in bad["detail"]
+
+
+def learnz(api, name: str) -> dict[str, Any]:
+    """Return what `/learnz` says of a bandit; 503 where one of another test has an alarm."""
+    found: dict[str, Any] = api.http.get("/learnz").json()["bandits"][name]
+    return found
+
+
+def test_learnz_says_whether_it_is_better_in_figures_and_in_words(api) -> None:
+    name = api.fresh("lifted")
+    spec = {
+        "policy": "uniform", "context": {"features": "auto"}, "segment": "country",
+        "arms": [*ARMS, {"name": "dark", "share": 0, "action": "x", "shadow": True}],
+        "reward_range": [0, 1], "rewards": {"learn": {"sale": 1.0}, "metrics": ["sale", "refund"]},
+    }  # fmt: skip
+    api.call("PUT", f"/bandits/{name}", spec, 201)
+    api.call("PUT", f"/bandits/{name}/actions", {"ids": ["x", "y"]})
+    (nothing,) = learnz(api, name)["lifts"]  # a shadow serves nothing, and has none
+    assert nothing["text"] == "Is it better than control? There are too few values to say."
+    assert learnz(api, name)["action_values"] == []
+    reward_of = {"control": {"sale": 0.2, "refund": 0.1}, "bandit": {"sale": 0.8, "refund": 0.1}}
+    rewarded(api.call, name, 600, reward_of, [{"country": "DE"}, {"country": "FR"}])
+    control, _ = (arm for arm in counted(api.call, name, 600)["arms"] if arm["name"] != "dark")
+    found = learnz(api, name)
+    (line,) = found["lifts"]
+    assert (line["arm"], line["share"], line["lift"]) == ("control", 0.5, control["lift"])
+    assert line["lift"]["low"] > 0
+    assert line["text"].startswith("Is it better than control? Yes. +0.")
+    assert f"{line['lift']['low']:.3g} to {line['lift']['high']:.3g}, of 600" in line["text"]
+    assert line["metrics"]["sale"]["lift"] == control["metrics"]["sale"]["lift"]
+    assert line["metrics"]["sale"]["text"].startswith("sale: more than control, +0.")
+    assert "not known to differ" in line["metrics"]["refund"]["text"]
+    assert set(line["segments"]) == {"DE", "FR"}
+    assert line["segments"]["DE"]["lift"] == control["segments"]["DE"]["lift"]
+    text = api.http.get("/metrics").text
+    label = f'bandexa_arm_segment_lift_low{{bandit="{name}",arm="control",segment="FR"}} '
+    (low,) = [one.split()[-1] for one in text.splitlines() if one.startswith(label)]
+    assert float(low) == pytest.approx(control["segments"]["FR"]["lift"]["low"])
+    with BanditClient(str(api.http.base_url)) as client:
+        learned = client.learnz().bandits[name]
+    assert learned.lifts is not None
+    assert learned.lifts[0].text == line["text"]
+
+
+def test_state_learnz_and_metrics_have_what_the_first_actions_earned(launch) -> None:
+    node: Node = launch("earned")
+    spec = {"policy": "uniform", "context": {"shape": [2]}, "reward_range": [0, 1]}
+    node.call("PUT", "/bandits/shop", spec)
+    ids = [f"a{number}" for number in range(12)]
+    node.call("PUT", "/bandits/shop/actions", {"ids": ids})
+    for number, action in enumerate(ids):
+        for _ in range(14 - number):
+            ask = {"bandit": "shop", "context": [1, 0], "candidates": [action]}
+            made = node.call("POST", "/select", ask)
+            report = {"decision_id": made["decision_id"], "reward": number / 12}
+            node.call("POST", "/reward", report)
+
+    def known() -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] = node.call("GET", "/bandits/shop")["action_values"]
+        nums = [(each["id"], each["reward"]["num"]) for each in found]
+        return found if nums == [(f"a{n}", 14 - n) for n in range(10)] else None
+
+    values = poll(known, "the ten actions with the most values")
+    assert values == node.call("GET", "/bandits/shop/values", limit=10)["actions"]
+    assert node.call("GET", "/learnz")["bandits"]["shop"]["action_values"] == values
+    lines = node.http.get("/metrics").text.splitlines()
+    for each in values:
+        label = f'{{bandit="shop",action="{each["id"]}"}} '
+        found = {line.split("{")[0]: float(line.split()[-1]) for line in lines if label in line}
+        assert found == {
+            "bandexa_action_values": each["reward"]["num"],
+            "bandexa_action_reward_mean": pytest.approx(each["reward"]["mean"]),
+            "bandexa_action_reward_low": pytest.approx(each["reward"]["low"]),
+            "bandexa_action_reward_high": pytest.approx(each["reward"]["high"]),
+        }
+    fewer = node.http.get("/metrics?histograms=false").text
+    assert "bandexa_action_values{" not in fewer
+    node.stop()
+    node.start()  # quiet since: what is stored is there again
+    poll(known, "the same after a restart")

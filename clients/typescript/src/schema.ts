@@ -198,6 +198,11 @@ export interface components {
         /** @description A bandit's configuration and state. */
         BanditAnswer: {
             /**
+             * @description What actions earned: the ten with the most values. GET .../values has all.
+             * @default []
+             */
+            action_values: components["schemas"]["ActionValue"][];
+            /**
              * @description How the arms stand, the bandit itself last; empty without arms.
              * @default []
              */
@@ -250,6 +255,36 @@ export interface components {
              * @default []
              */
             warnings: string[];
+        };
+        /** @description Whether a bandit still learns, and whether it is better than its arms. */
+        BanditLearning: {
+            /**
+             * @description What actions earned: the ten with the most values.
+             * @default []
+             */
+            action_values: components["schemas"]["ActionValue"][];
+            /**
+             * @description Values that were learned as the bound that they were beyond.
+             * @default 0
+             */
+            clipped_values: number;
+            findings: components["schemas"]["FindingAnswer"][];
+            /** @description Rewarded actions per chosen action, over about the last 1,000. */
+            join_rate: number | null;
+            /**
+             * @description Of each arm that decides a share; shadows serve nothing.
+             * @default []
+             */
+            lifts: components["schemas"]["LiftLine"][];
+            /** @description Seconds after which a total loss of rewards shows as the alarm rewards-lost, by the traffic of the last minutes; null while too little is known of it. */
+            loss_shown_after_s: number | null;
+            /**
+             * @description Rewards that were refused because they are outside of reward_range.
+             * @default 0
+             */
+            refused_rewards: number;
+            /** @description Mean of about the last 1,000 learned values. */
+            reward_mean: number | null;
         };
         /** @description A bandit in the overview; `decisions` and `rewards` are counts over all time. */
         BanditLine: {
@@ -943,7 +978,7 @@ export interface components {
         /** @description Whether all bandits still learn: `learning`, or `alarm` where something is wrong. */
         LearnAnswer: {
             bandits: {
-                [key: string]: components["schemas"]["Learning"];
+                [key: string]: components["schemas"]["BanditLearning"];
             };
             /** @description Findings about the server as a whole. */
             findings: components["schemas"]["FindingAnswer"][];
@@ -982,6 +1017,29 @@ export interface components {
             } | null;
             position: number;
             time: number;
+        };
+        /** @description What a bandit earns more than an arm, in figures and in words. */
+        LiftLine: {
+            arm: string;
+            lift: components["schemas"]["EstimateState"];
+            /** @description The same by each metric. */
+            metrics: {
+                [key: string]: components["schemas"]["LiftPart"];
+            };
+            /** @description The same for each value of `segment`. */
+            segments: {
+                [key: string]: components["schemas"]["LiftPart"];
+            };
+            /** @description The probability that the arm decides now. */
+            share: number;
+            /** @description Whether the bandit is better, for a person. */
+            text: string;
+        };
+        /** @description A lift by a metric or in a segment, in figures and in words. */
+        LiftPart: {
+            lift: components["schemas"]["EstimateState"];
+            /** @description What it says, for a person. */
+            text: string;
         };
         /**
          * @description The limits of one action.

@@ -14,6 +14,7 @@ from service.http.actions import ActionColumns, action_columns
 from service.http.auth import check_reach, needs
 from service.http.codec import MSGPACK, Typed, WireRoute, as_part, encode, prepared, wanted_by
 from service.http.conditions import TAGGED, IfMatch, IfNoneMatch, entity_tag, wanted_versions
+from service.http.earned import action_values, arm_state
 from service.http.large import large
 from service.http.openapi import reads
 from service.http.quotas import within_quotas
@@ -21,7 +22,6 @@ from service.http.routes.common import EngineDep, FollowerDep, HolderDep, Name, 
 from service.http.schemas.bandits import (
     ActionList,
     ActionState,
-    ActionValue,
     AuditLine,
     AuditList,
     BanditAnswer,
@@ -40,14 +40,14 @@ from service.http.schemas.catalogue import ActionsRequest
 from service.http.schemas.common import Id
 from service.http.schemas.health import FindingList, NotedFinding
 from service.http.shown import shown_features
-from service.http.states import arm_state, estimate_state, plan_answer, state_of
+from service.http.states import plan_answer, state_of
 from service.observe.dashboard import views
-from service.observe.dashboard.sums import EarnedByAction
 from service.observe.slices import in_slices
 from service.serving import manage
 from service.serving.bandit import Bandit
 from service.serving.errors import UnknownBandit
 from service.serving.replaying import replay
+from service.serving.standing import EarnedByAction
 from service.serving.versions import version_of
 from service.store.errors import Conflict
 from service.store.records import AuditEntry
@@ -172,14 +172,7 @@ async def bandit_values(
     num, actions = await asyncio.get_running_loop().run_in_executor(None, found)
     return ValuesAnswer(
         arms=[arm_state(each) for each in bandit.current_standing()],
-        actions=[
-            ActionValue(
-                id=each.name,
-                reward=estimate_state(each.reward),
-                metrics={name: estimate_state(part) for name, part in each.metrics.items()},
-            )
-            for each in actions
-        ],
+        actions=action_values(actions),
         num_actions=num,
         behind=follower.behind,
     )

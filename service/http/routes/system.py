@@ -20,7 +20,7 @@ from service.http.codec import JSON, as_part, encode
 from service.http.large import large
 from service.http.routes.common import EngineDep, problems
 from service.http.schemas.health import Health, LearnAnswer
-from service.http.states import answered, learning_state, not_served, trainer_state
+from service.http.states import answered, learn_state, not_served, trainer_state
 from service.observe.health import ALARM, server_findings
 from service.observe.merging import merged
 from service.observe.slices import in_slices
@@ -80,7 +80,7 @@ async def learnz(engine: EngineDep, request: Request) -> Response:
     bandits: dict[str, msgspec.Raw] = {}
     everyone: list[Bandit | SetAside] = [*engine.bandits(), *engine.live.aside()]
     async for bandit in in_slices(everyone):
-        one = not_served(bandit) if isinstance(bandit, SetAside) else learning_state(engine, bandit)
+        one = not_served(bandit) if isinstance(bandit, SetAside) else learn_state(engine, bandit)
         alarmed |= any(finding.severity == ALARM for finding in one.findings)
         bandits[bandit.record.name] = as_part(one, JSON)
     answer = {

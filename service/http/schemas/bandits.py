@@ -11,6 +11,7 @@ from bandexa_core.spec import BanditSpec
 from bandexa_core.spec.arms import Mode
 from service.http.schemas.challengers import ChallengerState
 from service.http.schemas.common import Id
+from service.http.schemas.earned import ActionValue, ArmState
 from service.http.schemas.health import Learning, TrainerState
 
 
@@ -154,55 +155,6 @@ class PlanAnswer(BaseModel):
     spec: BanditSpec = Field(description="The whole configuration, with all defaults.")
 
 
-class EstimateState(BaseModel):
-    """A mean of values, with an interval that holds at any time, at 95 %."""
-
-    num: int = Field(description="The number of values behind it.")
-    mean: float | None = Field(description="null without values.")
-    low: float | None = Field(
-        description="The lower end; null without values, and without a `reward_range` before 100."
-    )
-    high: float | None = Field(description="The upper end.")
-
-
-class ComparedState(BaseModel):
-    """How an arm stands by a metric, or in a segment."""
-
-    reward: EstimateState = Field(description="The values of the metric, or in the segment.")
-    lift: EstimateState | None = Field(description="Of the bandit over the arm; null of itself.")
-
-
-class AgreementState(BaseModel):
-    """How often an arm and the bandit choose alike, by the values learned of their decisions.
-
-    Of an arm that follows a rule: where it served what the bandit has the best mean of. Of a
-    shadow: where it would have served what was served.
-    """
-
-    share: EstimateState = Field(description="The share of values where they do.")
-    reward_share: float | None = Field(
-        description="Which share of what was earned was earned there; null where nothing was."
-    )
-
-
-class ArmState(BaseModel):
-    """How an arm stands, since it is what it is now."""
-
-    name: str = Field(description='"bandit": the bandit itself.')
-    share: float = Field(description="The probability that it decides now; 0 of a shadow.")
-    reward: EstimateState
-    lift: EstimateState | None = Field(
-        description="What the bandit earns more than it, per decision; null for the bandit."
-    )
-    metrics: dict[str, ComparedState] = Field({}, description="The same by each metric.")
-    segments: dict[str, ComparedState] = Field(
-        {}, description="The same for each value of `segment`; (others) are the later ones."
-    )
-    agreement: AgreementState | None = Field(
-        None, description="Of an arm that follows a rule, and of a shadow; null of others."
-    )
-
-
 class TripState(BaseModel):
     """Why a guard made an arm serve everything."""
 
@@ -258,6 +210,10 @@ class BanditAnswer(BaseModel):
     arms: list[ArmState] = Field(
         [], description="How the arms stand, the bandit itself last; empty without arms."
     )
+    action_values: list[ActionValue] = Field(
+        [],
+        description="What actions earned: the ten with the most values. GET .../values has all.",
+    )
     guarded: TripState | None = Field(
         None, description="Why a guard made an arm serve everything; null where none did."
     )
@@ -303,16 +259,6 @@ class ModeRequest(BaseModel):
     )
     serve: Id | None = Field(
         None, description="One action, which is served wherever it is offered; null: none."
-    )
-
-
-class ActionValue(BaseModel):
-    """What an action earned where it was chosen first."""
-
-    id: str
-    reward: EstimateState
-    metrics: dict[str, EstimateState] = Field(
-        description="By metric, the values that it is a part of; its interval is asymptotic."
     )
 
 

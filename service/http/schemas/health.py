@@ -9,6 +9,8 @@ from pydantic import (
     Field,
 )
 
+from service.http.schemas.earned import ActionValue, LiftLine
+
 
 class TrainerState(BaseModel):
     """The trainer process; `phase` is its step within a round. `pid` is null before the first."""
@@ -68,12 +70,23 @@ class Learning(BaseModel):
     )
 
 
+class BanditLearning(Learning):
+    """Whether a bandit still learns, and whether it is better than its arms."""
+
+    lifts: list[LiftLine] = Field(
+        [], description="Of each arm that decides a share; shadows serve nothing."
+    )
+    action_values: list[ActionValue] = Field(
+        [], description="What actions earned: the ten with the most values."
+    )
+
+
 class LearnAnswer(BaseModel):
     """Whether all bandits still learn: `learning`, or `alarm` where something is wrong."""
 
     status: Literal["learning", "alarm"]
     findings: list[FindingAnswer] = Field(description="Findings about the server as a whole.")
-    bandits: dict[str, Learning]
+    bandits: dict[str, BanditLearning]
 
 
 class ClockAnswer(BaseModel):

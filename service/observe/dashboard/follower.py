@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from bandexa_core.ids import BanditUid
 from bandexa_core.spec import BanditSpec
@@ -24,10 +25,9 @@ from service.observe.counters import Metrics, Tally
 from service.observe.dashboard.aggregates import CountedDecision, Counts
 from service.observe.dashboard.comparing import NOTHING_HELD, Comparison
 from service.observe.dashboard.judging import Judging
-from service.observe.dashboard.standings import by_bandit, standing
+from service.observe.dashboard.publishing import Publishing, Receivers
+from service.observe.dashboard.standings import by_bandit
 from service.observe.dashboard.sums import SEGMENT, Key, Lift, Sums, packed
-from service.observe.evidence import Evidence
-from service.serving.standing import Standing
 from service.settings import Settings
 from service.store.errors import StoreDamaged, StoreError
 from service.store.identity import first_key
@@ -44,6 +44,7 @@ from service.store.sqlite.aggregates import (
     decisions_of,
 )
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 CHUNK = 1000
 BANDITS = 250  # of one chunk
@@ -58,33 +59,31 @@ PRUNE_EVERY_S = 600.0
 # Keys of several processes are stored out of order, but none that is as old as `hub.STALE_S`.
 HELD_BACK_S = 10.0
 PROPENSITY_WAIT_S = 5.0  # one that is computed after the answer is stored long before
-Publish = Callable[[BanditUid, Standing], None]
-Judge = Callable[[BanditUid, Evidence], None]
 BYTES = 64 << 10  # of packed actions in one chunk; a single decision may have more
 
 
 @asynccontextmanager
 async def following(
-    settings: Settings, metrics: Metrics, publish: Publish, judge: Judge
+    settings: Settings, metrics: Metrics, receivers: Receivers
 ) -> AsyncIterator[Follower]:
     """Run a follower until the exit; what it has not counted by then, the next one counts.
 
-    `publish` and `judge` are called on the event loop.
+    The receivers are called on the event loop.
     """
     loop = asyncio.get_running_loop()
 
-    def publish_there(uid: BanditUid, found: Standing) -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(publish, uid, found)
+    def there(call: Callable[[BanditUid, T], None]) -> Callable[[BanditUid, T], None]:
+        def called(uid: BanditUid, found: T) -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(call, uid, found)
 
-    def judge_there(uid: BanditUid, found: Evidence) -> None:
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(judge, uid, found)
+        return called
 
     store = store_of(settings.data_dir, settings.store)
     follower = Follower(
-        open_counting(store), settings.aggregates, metrics.stages.total, publish_there,
-        judge_there, HELD_BACK_S if settings.workers > 1 else 0.0,
+        open_counting(store), settings.aggregates, metrics.stages.total,
+        Receivers(there(receivers.stood), there(receivers.judged), there(receivers.earned)),
+        HELD_BACK_S if settings.workers > 1 else 0.0,
     )  # fmt: skip
     follower.start()
     try:
@@ -100,8 +99,7 @@ class Follower:
         store: Reads what is counted; closed with the follower.
         path: The aggregates' file; rebuilt where it is not usable.
         times: Durations of selects since the server's start.
-        publish: Receives how the arms of a bandit stand: at the start, and when that has changed.
-        judge: Receives what the recent values of a bandit say, about once a second.
+        receivers: Receive what was counted: at the start, and as that changes.
         held_back_s: How old a decision is before it is counted.
 
     Attributes:
@@ -113,8 +111,7 @@ class Follower:
         store: CountingReader,
         path: Path,
         times: Tally,
-        publish: Publish = lambda uid, found: None,
-        judge: Judge = lambda uid, found: None,
+        receivers: Receivers = Receivers(),  # noqa: B008
         held_back_s: float = 0.0,
     ) -> None:
         self.path = path
@@ -131,15 +128,12 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._store = store
         self._aggregates = AggregateWriter(path)
-        self._publish = publish
         self._held_back_s = held_back_s
-        self._judge = judge
         self._judging = Judging()
         self._noted: deque[Noted] = deque()
         self._sums: dict[str, dict[Key, Sums | Lift]] = {}  # as stored, by uid; some of them
         self._changed: list[tuple[str, dict[Key, Sums | Lift]]] = []  # by the chunk that is counted
-        self._compared: dict[int, BanditUid] | None = None  # to be published; None: all of them
-        self._published_at = -math.inf
+        self._publishing = Publishing(store, path, self._judging, receivers)
 
     def start(self) -> None:
         """Start the thread."""
@@ -201,15 +195,17 @@ class Follower:
         cursors: dict[str, int] = {}
         self._changed = []
         more |= self._decisions(chunk, counts, cursors)
-        with_arms = {}
+        with_arms, with_actions = {}, set[BanditUid]()
         for key in chunk:
             more |= self._values(key, newest[key].uid, newest[key].head, counts, cursors)
-            if any(kind != "action" for uid, kind, *_ in counts.compared if uid == newest[key].uid):
+            kinds = {kind for uid, kind, *_ in counts.compared if uid == newest[key].uid}
+            if kinds - {"action"}:
                 with_arms[key] = newest[key].uid
+            if "action" in kinds:
+                with_actions.add(newest[key].uid)
         self._store_counts(counts, cursors)
-        if self._compared is not None:
-            self._compared |= with_arms
-        self._publish_standings()
+        self._publishing.changed(with_arms, with_actions)
+        self._publishing.publish(self._aggregates, self._newest)
         self._store_noted()
         for key in chunk:
             self._note_if_counted(key)
@@ -373,35 +369,6 @@ class Follower:
             specs = self._store.configurations(key).specs
             return any(map(holds, specs))
         return False
-
-    def _publish_standings(self) -> None:
-        """Publish what has changed, about once a second: an interval takes some milliseconds."""
-        now = time.monotonic()
-        if now - self._published_at < PAUSE_S or not self._newest:
-            return
-        waiting = self._compared
-        if waiting is None:
-            keys = {found.uid: key for key, found in self._newest.items()}
-            uids = by_bandit(self._aggregates.arms())
-            waiting = {keys[BanditUid(uid)]: BanditUid(uid) for uid in uids if uid in keys}
-        self._compared, self._published_at = {}, now
-        self._publish_evidence()
-        for key, uid in waiting.items():
-            with suppress(KeyError, StoreDamaged):  # as above
-                known = self._store.configurations(key)
-                stored = by_bandit(self._aggregates.arms(uid)).get(uid, {})
-                self._publish(uid, standing(known, stored))
-
-    def _publish_evidence(self) -> None:
-        """Publish what the recent values of bandits say that had some."""
-        live, changed = {found.uid for found in self._newest.values()}, self._judging.changed
-        if not changed:
-            return
-        with self.aggregates() as reader:
-            for uid in sorted(changed):
-                found = self._judging.evidence(uid, self._aggregates, reader, time.time())
-                if BanditUid(uid) in live:
-                    self._judge(BanditUid(uid), found)
 
     def _store_noted(self) -> None:
         """Store the findings that began or ended."""

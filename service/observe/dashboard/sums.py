@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +24,7 @@ from bandexa_core.evaluation import (
     Mixture,
     mixture_bound,
 )
-from service.serving.standing import Estimated
+from service.serving.standing import EarnedByAction, Estimated
 
 Kind = Literal["action", "arm", "lift"]
 Range = tuple[float, float]
@@ -180,20 +180,6 @@ def estimated_together(found: Sequence[Sums]) -> list[Estimated]:
             interval = Interval(state.low + span * lower, state.high - span * upper)
             done[n] = Estimated(state.num, state.mean, interval)
     return [done.get(n) or sums.estimated() for n, sums in enumerate(found)]
-
-
-class EarnedByAction(NamedTuple):
-    """What an action earned where it was chosen first.
-
-    Attributes:
-        name: Its id.
-        reward: Its values.
-        metrics: By metric, those of its values that it is a part of.
-    """
-
-    name: str
-    reward: Estimated
-    metrics: Mapping[str, Estimated]
 
 
 def top_actions(

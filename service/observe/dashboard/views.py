@@ -8,7 +8,8 @@ from typing import Any
 
 from service.observe.counters import SECONDS
 from service.observe.dashboard.aggregates import DELAYS_S
-from service.observe.dashboard.sums import EarnedByAction, top_actions
+from service.observe.dashboard.sums import top_actions
+from service.serving.standing import EarnedByAction
 from service.store.sqlite.aggregates import HOUR, MINUTE, REST, SUMS, AggregateReader, Sums
 
 RANGES: dict[str, tuple[int, int]] = {  # length and step in seconds; length 0: no beginning
