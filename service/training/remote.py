@@ -20,24 +20,23 @@ from service.observe.counters import Metrics
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError
 from service.store.orders import OrderState, orders_at, process_name
-from service.training.errors import BanditGone, RoundDropped, RoundFailed, ServerEnds
+from service.training.errors import BanditGone, RoundFailed, ServerEnds
 from service.training.messages import (
     Event,
-    Failed,
     Gone,
     Heartbeat,
     Published,
     event_in,
     line_of,
 )
-from service.training.supervisor import RoundSource, Waiting, reject, resolve, retrieve
+from service.training.requests import RoundRequests, RoundSource, published_by
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.2
 AGAIN_S = 1.0  # after a look that failed
 
 
-class RemoteTrainers:
+class RemoteTrainers(RoundRequests):
     """See `TrainerSupervisor`, whose attributes these are.
 
     Args:
@@ -47,22 +46,16 @@ class RemoteTrainers:
     """
 
     def __init__(self, url: PostgresUrl, rounds: RoundSource, metrics: Metrics) -> None:
+        super().__init__(rounds, metrics)
         self._orders = orders_at(url)
-        self._source = rounds
-        self._metrics = metrics
         self._name = process_name()
-        self._waiting: dict[BanditUid, Waiting] = {}
         self._tasks: dict[BanditUid, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._asked: dict[BanditUid, tuple[str, asyncio.Future[Event]]] = {}
         self._untaken: dict[BanditUid, float] = {}  # since when
         self._beats: dict[BanditUid, tuple[float, Heartbeat | None]] = {}  # of those taken
         self._swapping: set[BanditUid] = set()
-        self._closed = False
-        self.rounds = 0
         self.resident_bytes = 0
-        self.replays: dict[BanditUid, tuple[int, int]] = {}
-        self.failures: dict[BanditUid, tuple[int, str]] = {}
 
     # -- state --------------------------------------------------------------------------------
 
@@ -127,26 +120,15 @@ class RemoteTrainers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for waiting in self._waiting.values():
-            reject(waiting, ServerEnds())
-        self._waiting.clear()
+        self._reject_all(ServerEnds())
 
-    def request(self, uid: BanditUid) -> asyncio.Future[Published]:
-        """Queue a round; requests for a bandit that is queued already share its round."""
-        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(retrieve)
-        if self._closed:
-            future.set_exception(ServerEnds())
-            return future
-        self._waiting.setdefault(uid, []).append(future)
+    def _queue(self, uid: BanditUid) -> None:
         if uid not in self._tasks:
             self._tasks[uid] = asyncio.create_task(self._serve(uid), name=f"round-{uid}")
-        return future
 
     async def forget(self, uid: BanditUid) -> bool:
         """Forget a deleted bandit; False: its files are the server's to remove."""
-        self.replays.pop(uid, None)
-        self.failures.pop(uid, None)
+        self._forget(uid)
         return False
 
     # -- rounds -------------------------------------------------------------------------------
@@ -155,39 +137,9 @@ class RemoteTrainers:
         """Have all rounds of a bandit done that are asked for, one after the other."""
         try:
             while uid in self._waiting:
-                waiting = self._waiting.pop(uid)
-                started = time.monotonic()
-                try:
-                    result = await self._round(uid)
-                except BanditGone as error:
-                    reject(waiting, error)
-                except RoundDropped as error:
-                    log.info("the training round of %s is not served: %s", uid, error)
-                    reject(waiting, error)
-                except RoundFailed as error:
-                    log.error("training round of %s failed: %s", uid, error)
-                    self._failed(uid, error, started)
-                    reject(waiting, error)
-                except Exception as error:  # the top of the loop: one round must not end others
-                    log.exception("training round of %s failed", uid)
-                    failure = RoundFailed(f"{type(error).__name__}: {error}")
-                    self._failed(uid, failure, started)
-                    reject(waiting, failure)
-                else:
-                    self.rounds += 1
-                    self._metrics.rounds.inc()
-                    self.failures.pop(uid, None)
-                    resolve(waiting, result)
-                finally:
-                    reject(waiting, ServerEnds())
+                await self._answer(uid)
         finally:
             del self._tasks[uid]
-
-    def _failed(self, uid: BanditUid, error: RoundFailed, started: float) -> None:
-        self._metrics.rounds_failed.inc()
-        before, _ = self.failures.get(uid, (0, ""))
-        self.failures[uid] = before + 1, str(error)
-        self._source.failed(uid, str(error), time.monotonic() - started)
 
     async def _round(self, uid: BanditUid) -> Published:
         order = await self._source.order_for(uid)
@@ -206,18 +158,14 @@ class RemoteTrainers:
             self._asked.pop(uid, None)
             self._untaken.pop(uid, None)
             self._beats.pop(uid, None)
-        if isinstance(event, Gone):
-            raise BanditGone("the bandit was deleted")
-        if isinstance(event, Failed):
-            raise RoundFailed(event.error)
-        assert isinstance(event, Published), event
-        self._metrics.round_seconds.observe(event.metrics["round_seconds"])
+        published = published_by(event)
+        self._metrics.round_seconds.observe(published.metrics["round_seconds"])
         self._swapping.add(uid)
         try:
-            await self._source.published(uid, event)
+            await self._source.published(uid, published)
         finally:
             self._swapping.discard(uid)
-        return event
+        return published
 
     # -- the orders ---------------------------------------------------------------------------
 

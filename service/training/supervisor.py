@@ -16,20 +16,17 @@ import os
 import sys
 import time
 from collections.abc import Awaitable
-from typing import Protocol
 
 import msgspec
 
 from bandexa_core.ids import BanditUid
 from service import BLAS_THREADS
 from service.observe.counters import Metrics
-from service.training.errors import BanditGone, RoundDropped, RoundFailed, ServerEnds
+from service.training.errors import BanditGone, RoundFailed, ServerEnds
 from service.training.messages import (
     Configuration,
     Event,
-    Failed,
     ForgetOrder,
-    Gone,
     Heartbeat,
     Order,
     Published,
@@ -37,6 +34,7 @@ from service.training.messages import (
     event_in,
     line_of,
 )
+from service.training.requests import RoundRequests, RoundSource, published_by
 
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
@@ -47,23 +45,9 @@ STOP_TIMEOUT_S = 5.0
 PHASES = (
     "stopped", "starting", "idle", "replay", "optimizer", "rebuild", "publish", "swap",
 )  # fmt: skip
-Waiting = list["asyncio.Future[Published]"]
 
 
-class RoundSource(Protocol):
-    """What the supervisor requires of the service."""
-
-    async def order_for(self, uid: BanditUid) -> RoundOrder | None:
-        """Fix what the next round of a bandit covers; None: the bandit was deleted."""
-
-    async def published(self, uid: BanditUid, event: Published) -> None:
-        """Swap in what the round published."""
-
-    def failed(self, uid: BanditUid, error: str, seconds: float) -> None:
-        """Record a round that failed."""
-
-
-class TrainerSupervisor:
+class TrainerSupervisor(RoundRequests):
     """Runs the trainer and feeds it rounds.
 
     Args:
@@ -75,21 +59,16 @@ class TrainerSupervisor:
 
     Attributes:
         busy_with: The bandit of the round under way, None between rounds.
-        rounds: Completed rounds.
         resident_bytes: Memory of the child, as of its last heartbeat.
-        replays: (rows, bytes) of the last replay of each bandit.
-        failures: (rounds that failed in a row, the last error) of each bandit.
     """
 
     def __init__(
         self, configuration: Configuration, rounds: RoundSource, metrics: Metrics, hung_s: float
     ) -> None:
+        super().__init__(rounds, metrics)
         self._configuration = configuration
         self._hung_s = hung_s
-        self._source = rounds
-        self._metrics = metrics
-        self._queue: asyncio.Queue[BanditUid] = asyncio.Queue()
-        self._waiting: dict[BanditUid, Waiting] = {}
+        self._queued: asyncio.Queue[BanditUid] = asyncio.Queue()
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._backoff_s = FIRST_BACKOFF_S
@@ -97,12 +76,8 @@ class TrainerSupervisor:
         self._phase = ""
         self._beat_at: float | None = None
         self._down_since: float | None = None
-        self._closed = False
         self.busy_with: BanditUid | None = None
-        self.rounds = 0
         self.resident_bytes = 0
-        self.replays: dict[BanditUid, tuple[int, int]] = {}
-        self.failures: dict[BanditUid, tuple[int, str]] = {}
 
     # -- state --------------------------------------------------------------------------------
 
@@ -164,24 +139,12 @@ class TrainerSupervisor:
         await self._stop()
         self._fail_all(ServerEnds())
 
-    def request(self, uid: BanditUid) -> asyncio.Future[Published]:
-        """Queue a round; requests for a bandit that is queued already share its round."""
-        future: asyncio.Future[Published] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(retrieve)
-        if self._closed:
-            future.set_exception(ServerEnds())
-            return future
-        waiting = self._waiting.get(uid)
-        if waiting is None:
-            waiting = self._waiting[uid] = []
-            self._queue.put_nowait(uid)
-        waiting.append(future)
-        return future
+    def _queue(self, uid: BanditUid) -> None:
+        self._queued.put_nowait(uid)
 
     async def forget(self, uid: BanditUid) -> bool:
         """Make the child remove the files of a deleted bandit; False: there is no child."""
-        self.replays.pop(uid, None)
-        self.failures.pop(uid, None)
+        self._forget(uid)
         return self.pid is not None and await self._send(ForgetOrder(uid))
 
     # -- the loop -----------------------------------------------------------------------------
@@ -194,45 +157,16 @@ class TrainerSupervisor:
                 log.exception("the trainer process cannot be supervised; it is tried again")
                 await asyncio.sleep(self._backoff_s)
                 continue
-            waiting = self._waiting.pop(uid)
             self.busy_with = uid
-            started = time.monotonic()
             try:
-                result = await self._round(uid)
-            except BanditGone as error:
-                reject(waiting, error)
-            except RoundDropped as error:
-                log.info("the training round of %s is not served: %s", uid, error)
-                reject(waiting, error)
-            except RoundFailed as error:
-                log.error("training round of %s failed: %s", uid, error)
-                self._failed(uid, error, started)
-                reject(waiting, error)
-            except Exception as error:  # the top of the loop: one round must not end all others
-                log.exception("training round of %s failed", uid)
-                failure = RoundFailed(f"{type(error).__name__}: {error}")
-                self._failed(uid, failure, started)
-                reject(waiting, failure)
-            else:
-                self.rounds += 1
-                self._metrics.rounds.inc()
-                self.failures.pop(uid, None)
-                resolve(waiting, result)
+                await self._answer(uid)
             finally:
                 self.busy_with = None
-                if not all(future.done() for future in waiting):
-                    reject(waiting, ServerEnds())
-
-    def _failed(self, uid: BanditUid, error: RoundFailed, started: float) -> None:
-        self._metrics.rounds_failed.inc()
-        before, _ = self.failures.get(uid, (0, ""))
-        self.failures[uid] = before + 1, str(error)
-        self._source.failed(uid, str(error), time.monotonic() - started)
 
     async def _next(self) -> BanditUid:
         """Wait for the next bandit in the queue; restart a child that dies meanwhile."""
         if not self._starts:
-            return await self._queue.get()
+            return await self._queued.get()
         while True:
             try:
                 await self._ensure_started()
@@ -240,7 +174,7 @@ class TrainerSupervisor:
                 log.error("%s", error)
                 continue
             assert self._process is not None
-            requested = asyncio.create_task(self._queue.get())
+            requested = asyncio.create_task(self._queued.get())
             ended = asyncio.create_task(self._process.wait())
             try:
                 await asyncio.wait({requested, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -261,15 +195,11 @@ class TrainerSupervisor:
             event = await self._work(uid, order)
             if event is None:
                 continue
-            if isinstance(event, Gone):
-                raise BanditGone("the bandit was deleted")
-            if isinstance(event, Failed):
-                raise RoundFailed(event.error)
-            assert isinstance(event, Published), event
+            published = published_by(event)
             self._phase = "swap"
-            await self._source.published(uid, event)
+            await self._source.published(uid, published)
             self._backoff_s = FIRST_BACKOFF_S
-            return event
+            return published
         raise RoundFailed(f"the trainer died {MAX_TRIES} times in this round")
 
     async def _work(self, uid: BanditUid, order: RoundOrder) -> Event | None:
@@ -380,11 +310,9 @@ class TrainerSupervisor:
             await _kill(process)
 
     def _fail_all(self, error: RoundFailed) -> None:
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        for waiting in self._waiting.values():
-            reject(waiting, error)
-        self._waiting.clear()
+        while not self._queued.empty():
+            self._queued.get_nowait()
+        self._reject_all(error)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
@@ -400,23 +328,3 @@ def _environment(configuration: Configuration) -> dict[str, str]:
     """
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return os.environ | {BLAS_THREADS: str(configuration.threads), "PYTHONPATH": path}
-
-
-def retrieve(future: asyncio.Future[Published]) -> None:
-    """Mark the outcome as retrieved: nobody awaits background rounds, and failures are logged."""
-    if not future.cancelled():
-        future.exception()
-
-
-def resolve(waiting: Waiting, result: Published) -> None:
-    """Answer all who wait for a round."""
-    for future in waiting:
-        if not future.done():
-            future.set_result(result)
-
-
-def reject(waiting: Waiting, error: RoundFailed) -> None:
-    """Fail those of a round who still wait for it."""
-    for future in waiting:
-        if not future.done():
-            future.set_exception(error)
