@@ -30,7 +30,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Directory of all stored data.")] = None,
     replay_dir: Annotated[Path | None, typer.Option(help="Directory of the disk replays.")] = None,
-    durability: Annotated[str | None, typer.Option(help="commit or os.")] = None,
+    durability: Annotated[str | None, typer.Option(help="commit, barrier or os.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer selects and rewards.")

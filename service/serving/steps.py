@@ -117,6 +117,7 @@ class Steps:
             if commit is None:
                 if self._may_be_old(held):
                     continue
+                await self._commit(self._store.confirm)
                 return entry.decision, status, ()
             rows = await commit
             if rows is not None:
@@ -146,6 +147,7 @@ class Steps:
             if commit is None:
                 if self._may_be_old(held):
                     continue
+                await self._commit(self._store.confirm)
                 return decision, status, ()
             rows = await commit
             if rows is not None:
@@ -176,7 +178,7 @@ class Steps:
             items = [n for n, name in enumerate(decision.actions) if action in (None, name)]
             change = contract.void(decision.state, items, self._rules(decision))
             if change is None or dry_run:
-                if (waiting := self._committed(entry)) is not None and await waiting is None:
+                if await self._confirmed(entry) is None:
                     continue
                 return Voided((), ()) if change is None else Voided.of(decision, change, ())
             rows = await self._append(Step(decision, change, now), entry)
@@ -215,9 +217,7 @@ class Steps:
                 raise _refusal(error, decision) from error
             rows: Rows | None = ()
             if change is None:
-                waiting = self._committed(entry)
-                if waiting is not None and await waiting is None:
-                    continue
+                rows = await self._confirmed(entry)
             else:
                 step = Step(decision, change, now, Reported(item, reward, None))
                 if change.reward == "late":
@@ -246,9 +246,7 @@ class Steps:
             status, change = self._taught(decision, item, value)
             rows: Rows | None = ()
             if change is None:
-                waiting = self._committed(entry)
-                if waiting is not None and await waiting is None:
-                    continue
+                rows = await self._confirmed(entry)
             else:
                 reported = Reported(item, value, None)
                 rows = await self._append(
@@ -486,6 +484,14 @@ class Steps:
         future: Commit = self._commit.future()
         entry.waiting.append(future)
         return future
+
+    async def _confirmed(self, entry: RecentDecision) -> Rows | None:
+        """Wait until a decision is durable as it is in memory; None: it has moved on."""
+        waiting = self._committed(entry)
+        if waiting is not None and await waiting is None:
+            return None
+        await self._commit(self._store.confirm)
+        return ()
 
     def _append(self, step: Step, entry: RecentDecision | None) -> Commit:
         """Append a step; in memory the decision is already in its new state."""

@@ -100,10 +100,11 @@ class Settings(BaseModel):
         description="With several workers: a process whose event loop has not turned for so many"
         " seconds is killed and started again.",
     )
-    durability: Literal["commit", "os"] = Field(
+    durability: Literal["commit", "barrier", "os"] = Field(
         "commit",
-        description="commit: answers wait for the disk and survive power loss; os: they survive a"
-        " killed process.",
+        description="commit: answers wait for the disk and survive power loss; barrier: the same"
+        " with `store`, where groups commit at once and their answers wait for one commit that all"
+        " of them share; os: answers survive a killed process.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device that trains encoders; auto uses CUDA when there is a GPU."
@@ -345,6 +346,14 @@ class Settings(BaseModel):
             raise ValueError(
                 "standby: needs `snapshot_store` other than directory, where each server finds the"
                 " snapshots of the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _barrier_is_of_a_database(self) -> Self:
+        if self.durability == "barrier" and self.store is None:
+            raise ValueError(
+                "durability: barrier needs `store`; a file commits one group at a time"
             )
         return self
 

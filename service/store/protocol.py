@@ -45,7 +45,7 @@ from service.store.records import (
 T = TypeVar("T")
 MAX_AUDIT = 100_000  # entries of one name
 UNWATCHED_S = 3.0  # a longer gap between checks of the windows: the service was not ready
-Durability = Literal["commit", "os"]
+Durability = Literal["commit", "barrier", "os"]
 Done = Callable[[T | None, Exception | None], None]
 Deliver = Callable[[Callable[[], None]], object]
 
@@ -250,6 +250,13 @@ class EventStore(Protocol):
         Raises (through the callback):
             UnknownDecision: There is no such decision.
             Erased: It was erased.
+        """
+
+    def confirm(self, done: Done[None]) -> None:
+        """Answer once everything that was looked up before is durable, as `durability` has it.
+
+        A caller that gets an answer by what was looked up alone, and not by an append, waits for
+        this: what others have appended may be visible before it is durable.
         """
 
     def find_repeats(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 
+import httpx
 import pytest
 
 from tests.fixtures.api import Api
@@ -18,18 +19,34 @@ from tests.workers.traffic import Traffic
 pytestmark = [pytest.mark.needs("postgres"), pytest.mark.slow]
 
 
-def test_a_database_that_is_killed_loses_nothing_that_any_server_answered(tmp_path) -> None:
-    with cluster() as database, database.empty() as url, servers(tmp_path) as start:
-        both = [start(env=environment_of(url), durability="commit") for _ in range(2)]
+def served_at(http: httpx.Client, name: str) -> None:
+    """Wait until a server serves a bandit that another one has created, with its actions."""
+    body = {"bandit": name, "context": [1.0, 1.0]}
+    poll(lambda: http.post("/select", json=body).is_success, "it is served")
+
+
+@pytest.mark.parametrize("durability", ["commit", "barrier"])
+def test_a_database_that_is_killed_loses_nothing_that_any_server_answered(
+    tmp_path, durability
+) -> None:
+    """What waits for no disk is lost here: the log's writer in the database sleeps for 10 s."""
+    with (
+        cluster(wal_writer_delay="10s") as database,
+        database.empty() as url,
+        servers(tmp_path) as start,
+    ):
+        both = [start(env=environment_of(url), durability=durability) for _ in range(2)]
         with both[0].client() as first, both[1].client() as second:
             one, two = Api(first), Api(second)
             name = one.two_actions()
+            served_at(second, name)
             traffic = [Traffic(server, name) for server in both]
             try:
-                for each in traffic:
-                    each.goes_on()
-                database.stop(signal.SIGKILL)
-                database.start()
+                for _ in range(2):
+                    for each in traffic:
+                        each.goes_on()
+                    database.stop(signal.SIGKILL)
+                    database.start()
                 for each in traffic:
                     each.goes_on()
             finally:
@@ -50,7 +67,7 @@ def test_no_server_goes_on_with_a_model_of_rows_that_a_restore_has_removed(tmp_p
             one, two = Api(first), Api(second)
             name = one.two_actions()
             context = {"bandit": name, "context": [1.0, 1.0]}
-            poll(lambda: second.post("/select", json=context).is_success, "both serve it")
+            served_at(second, name)
             for number in range(10):
                 one.teach(name, [float(number), 1.0], "x", 1.0)
             assert same_posterior(one, two, name) == 11
@@ -76,6 +93,39 @@ def test_no_server_goes_on_with_a_model_of_rows_that_a_restore_has_removed(tmp_p
             assert same_posterior(one, two, name) == 11
             two.teach(name, [0.5, 1.0], "y", 1.0)
             assert same_posterior(one, two, name) == 12
+        assert [server.stop() for server in both] == [0, 0]
+        checked = bandexa("verify", both[0].data_dir, "--quiet")
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_a_synchronous_standby_that_takes_over_has_all_that_was_answered(tmp_path) -> None:
+    with (
+        cluster(wal_writer_delay="10s") as primary,
+        primary.empty() as url,
+        primary.standby() as standby,
+        servers(tmp_path) as start,
+    ):
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = url.replace(f"127.0.0.1:{primary.port}", hosts) + "&target_session_attrs=read-write"
+        both = [start(env=environment_of(url), durability="barrier") for _ in range(2)]
+        with both[0].client() as first, both[1].client() as second:
+            one, two = Api(first), Api(second)
+            name = one.two_actions()
+            served_at(second, name)
+            traffic = [Traffic(server, name) for server in both]
+            try:
+                for each in traffic:
+                    each.goes_on()
+                primary.stop(signal.SIGKILL)
+                standby.promote()
+                for each in traffic:
+                    each.goes_on()
+            finally:
+                for each in traffic:
+                    each.stop()
+            traffic[0].check(two)
+            traffic[1].check(one)
+            assert same_posterior(one, two, name) > 100
         assert [server.stop() for server in both] == [0, 0]
         checked = bandexa("verify", both[0].data_dir, "--quiet")
         assert checked.returncode == 0, checked.stdout

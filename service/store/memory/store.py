@@ -274,6 +274,10 @@ class MemoryStore:
         """See `EventStore.delete_bandit`."""
         self._put(lambda: self._operations.delete(bandit), done)
 
+    def confirm(self, done: Done[None]) -> None:
+        """See `EventStore.confirm`: there is no disk."""
+        done(None, None)
+
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`: there is no disk."""
         self._put(lambda: None, done)

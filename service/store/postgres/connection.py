@@ -111,12 +111,16 @@ class Session:
         self._loop: _OwnLoop | _ReadersLoop = _OwnLoop() if own_loop else _readers_loop()
         self._own_loop = own_loop
         self._prepared: dict[str, _Prepared] = {}
-        self._connection: asyncpg.Connection = self._loop.run(
-            asyncpg.connect(
-                url.url, timeout=CONNECT_S, command_timeout=STATEMENT_S,
-                server_settings=SESSION | (settings or {}), statement_cache_size=0,
-            )
-        )  # fmt: skip
+        try:
+            self._connection: asyncpg.Connection = self._loop.run(
+                asyncpg.connect(
+                    url.url, timeout=CONNECT_S, command_timeout=STATEMENT_S,
+                    server_settings=SESSION | (settings or {}), statement_cache_size=0,
+                )
+            )  # fmt: skip
+        except BaseException:
+            self._close_loop()
+            raise
 
     def execute(self, sql: str, parameters: Any = ()) -> Found:
         """Run a statement with marks."""
@@ -142,6 +146,10 @@ class Session:
             )
         )
 
+    def abort(self) -> None:
+        """End the connection from another thread than its own; a call under way fails."""
+        self._loop.loop.call_soon_threadsafe(self._connection.terminate)
+
     @property
     def is_closed(self) -> bool:
         """Whether the connection has ended."""
@@ -154,6 +162,9 @@ class Session:
                 self._loop.run(self._connection.close(timeout=2.0))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 self._connection.terminate()
+        self._close_loop()
+
+    def _close_loop(self) -> None:
         if self._own_loop and not self._loop.loop.is_closed():
             self._loop.loop.close()
 

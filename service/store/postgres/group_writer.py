@@ -17,6 +17,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -24,14 +25,16 @@ from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError, Unavailable
+from service.store.postgres.barrier import Barrier, Ends, Waiting, in_doubt, open_barrier
 from service.store.postgres.connection import Session
-from service.store.postgres.faults import Fault, describe, fault_of, is_overtaken
+from service.store.postgres.faults import ERRORS, Fault, describe, fault_of, is_overtaken
 from service.store.postgres.operations import PostgresOperations
 from service.store.postgres.schema import current_epoch, reopened
 from service.store.postgres.sharing import Sharing
 from service.store.postgres.writing import WritingDatabase
+from service.store.protocol import Deliver, Durability
 from service.store.records import DecisionRecord
-from service.store.sql.queued import Answer, Queued, run_all
+from service.store.sql.queued import Answer, Queued, answer_all, run_all
 
 log = logging.getLogger(__name__)
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.1, 1.0
@@ -45,7 +48,9 @@ class PostgresWriter:
 
     Args:
         url: The database.
-        durability: "commit" or "os".
+        durability: "commit", "barrier" or "os".
+        deliver: Runs a function on the event loop.
+        broke: Called on another thread when the writer has to connect again.
         db: The writing connection.
         operations: The operations of the groups.
         epoch: Of this opening; None: others share the database.
@@ -56,7 +61,9 @@ class PostgresWriter:
     def __init__(
         self,
         url: PostgresUrl,
-        durability: str,
+        durability: Durability,
+        deliver: Deliver,
+        broke: Callable[[], None],
         db: WritingDatabase,
         operations: PostgresOperations,
         epoch: int | None,
@@ -65,6 +72,8 @@ class PostgresWriter:
     ) -> None:
         self._url = url
         self._durability = durability
+        self._deliver = deliver
+        self._broke = broke
         self._db = db
         self._operations = operations
         self._epoch = epoch
@@ -72,10 +81,14 @@ class PostgresWriter:
         self._sharing = sharing
         self._since = 0.0
         self._tries = 0
-        self._ends: dict[int, tuple[int, bytes]] = {}  # of the logs, at the last commit
+        self._ends: Ends = {}  # of the logs, at the last commit
+        self._durable: Ends = {}  # likewise, where commits wait for a barrier: at the last outage
+        self._barrier: Barrier | None = None
         self.times = WriterTimes()
         self.failure: str | None = None
         self.final = False
+        if durability == "barrier":
+            self._barrier = self._new_barrier(open_barrier(url, db.session))
 
     def refusal(self) -> StoreError | Unavailable | None:
         """See `Writer.refusal`."""
@@ -87,6 +100,7 @@ class PostgresWriter:
 
     def commit(self, group: list[Queued]) -> list[Answer]:
         """See `Writer.commit`."""
+        self._require_barrier()
         if self.failure is not None:
             return [(each.done, None, self.refusal()) for each in group]
         started = time.perf_counter()
@@ -166,6 +180,8 @@ class PostgresWriter:
                 names += name, key
             elif each.many == operations.finds:
                 found.add(each.item[0])
+            elif each.many == operations.confirms:
+                continue
             else:
                 return False
             if not found.isdisjoint(names):
@@ -184,6 +200,8 @@ class PostgresWriter:
         found = _by_place(steps, operations.steps([each.item for _, each in steps]))
         kept = operations.keep(records)
         refused = self._commit()
+        if refused or any(each.many == operations.confirms for each in group):
+            self._confirm()
         if refused:
             stored = operations.answers(records, refused)
             pairs = zip(records, kept, stored, strict=True)
@@ -197,6 +215,9 @@ class PostgresWriter:
             ],
         )
         found |= _by_place(finds, operations.finds([each.item for _, each in finds]))
+        for place, each in placed:
+            if each.many == operations.confirms:
+                found[place] = (each.done, None, None)
         return [found[place] for place in range(len(group))]
 
     def _run(self, group: list[Queued]) -> list[Answer]:
@@ -204,17 +225,69 @@ class PostgresWriter:
         if self._sharing is not None:
             self._sharing.require(self._db)
         answers = run_all(group)
+        if any(each.many is not None for each in group):
+            self._confirm(commits=False)
         self._commit()
         return answers
+
+    def _confirm(self, *, commits: bool = True) -> None:
+        """Make durable what was read: other servers may have committed it without waiting.
+
+        Where this one does not wait either, its barrier does it.
+        """
+        if self._sharing is not None and self._durability == "commit":
+            self._db.barrier()
+            if commits:
+                self._db.commit()
 
     def _commit(self) -> frozenset[int]:
         self._operations.finish()
         written = time.perf_counter()
         refused = self._db.commit()
-        self.times.sync.observe(time.perf_counter() - written)
-        self._ends.update(self._db.heads)
+        if self._barrier is None:
+            self.times.sync.observe(time.perf_counter() - written)
+        self._ends.update(self._db.moved)
         self._committed()
         return refused
+
+    # -- answers that wait for the barrier ----------------------------------------------------
+
+    def acknowledge(self, group: list[Queued], answers: list[Answer]) -> None:
+        """Deliver the answers of the last group, once they are durable.
+
+        What was looked up is delivered at once: who answers by that alone asks for `confirms`.
+        """
+        finds = self._operations.finds
+        at_once, waiting = list[Answer](), list[Answer]()
+        for queued, answer in zip(group, answers, strict=True):
+            (at_once if queued.many == finds else waiting).append(answer)
+        if self._durability == "barrier" and waiting:
+            if self._barrier is None:  # it was lost within the group
+                at_once += [in_doubt(answer, self.failure) for answer in waiting]
+            else:
+                self._barrier.wait(Waiting(waiting, self._db.moved, self._db.is_durable))
+        else:
+            at_once = answers
+        if at_once:
+            self._deliver(lambda: answer_all(at_once))
+
+    def end(self) -> None:
+        """Wait until all answers are delivered; nothing is committed any more."""
+        if self._barrier is not None:
+            self._barrier.end()
+            self._barrier = None
+
+    def _new_barrier(self, session: Session) -> Barrier:
+        return Barrier(session, self._deliver, self.times.sync.observe, self._broke)
+
+    def _require_barrier(self) -> None:
+        """Begin anew where the barrier has failed: what was committed may be lost."""
+        if self._barrier is None or self._barrier.failure is None or self.failure is not None:
+            return
+        with suppress(*ERRORS):
+            self._db.roll_back()
+        self._operations.forget_heads()
+        self._begin_outage(self._barrier.failure)
 
     # -- failures -----------------------------------------------------------------------------
 
@@ -236,11 +309,23 @@ class PostgresWriter:
             log.critical("another process has written to the store; only a restart finds out what"
                          " is in it: %s", describe(error))  # fmt: skip
             self.final = True
+            self.failure = describe(error)
         else:
-            log.error("the store takes no writes until the database is back: %s", describe(error))
-            self._since, self._tries = time.monotonic(), 0
-        self.failure = describe(error)
+            self._begin_outage(describe(error))
         return fault
+
+    def _begin_outage(self, reason: str) -> None:
+        """Take no writes until the database is back; what waits for the barrier is in doubt."""
+        log.error("the store takes no writes until the database is back: %s", reason)
+        self._since, self._tries = time.monotonic(), 0
+        self.failure = reason
+        if self._barrier is not None:
+            self._barrier.abandon(reason)
+            self._durable.update(self._barrier.ends)
+            self._barrier = None
+            # What was committed behind these may be lost, and other rows have its place.
+            self._ends = dict(self._durable)
+            self._operations.forget_committed()
 
     def probe_after_s(self) -> float:
         """See `Writer.probe_after_s`: it grows, and is not the same for all servers."""
@@ -249,19 +334,25 @@ class PostgresWriter:
 
     def probe(self) -> bool:
         """Connect again; see `Writer.probe`."""
+        self._require_barrier()
+        if self.failure is None or self.final:
+            return False
         self._tries += 1
+        barrier: Session | None = None
         try:
             self._db.session.close()
             session = reopened(self._url, self._durability, shared=self._sharing is not None)
+            self._db.session = session
+            if self._durability == "barrier":
+                barrier = open_barrier(self._url, session)
+            moved = self._moved(session)
         except Exception as error:  # the top of the writer's loop
             self.failure = describe(error)
+            if barrier is not None:
+                barrier.close()
             return False
-        self._db.session = session
-        try:
-            moved = self._moved(session)
-        except Exception as error:  # as above
-            self.failure = describe(error)
-            return False
+        if barrier is not None:
+            self._barrier = self._new_barrier(barrier)
         if moved is not None:
             log.critical("%s", moved)
             self.failure, self.final = moved, True

@@ -42,6 +42,10 @@ class PostgresOperations(Operations):
 
     # -- other servers ------------------------------------------------------------------------
 
+    def forget_committed(self) -> None:
+        """Forget the rows of groups that were committed, and may be lost."""
+        self._tail.clear()
+
     def others_appended(self, bandit: int) -> None:
         """Drop what is cached of a log that another server has appended to."""
         self._writing.heads.pop(bandit, None)
@@ -137,6 +141,10 @@ class PostgresOperations(Operations):
             except BandexaError as error:
                 found.append(error)
         return found
+
+    def confirms(self, asked: list[None]) -> list[None]:
+        """Do nothing: what is answered in its place was read, and has to be durable."""
+        return asked
 
     def delete(self, bandit: BanditRecord) -> None:
         """See `Operations.delete`; the order of a round goes too, by which a trainer ends it."""

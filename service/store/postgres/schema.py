@@ -43,9 +43,8 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
         StoreError: It cannot be reached, another server has it, it is of another version, or this
             role may not write it.
     """
-    level = "on" if durability == "commit" else "off"
     try:
-        session = Session(url, own_loop=True, settings={"synchronous_commit": level})
+        session = _connected(url, durability)
     except (*ERRORS, ValueError) as error:
         raise StoreError(f"{url}: {describe(error)}") from error
     try:
@@ -74,8 +73,7 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
 
 def reopened(url: PostgresUrl, durability: str, *, shared: bool = False) -> Session:
     """Connect the writer again after it was lost, and take the lock again; raises as the driver."""
-    level = "on" if durability == "commit" else "off"
-    session = Session(url, own_loop=True, settings={"synchronous_commit": level})
+    session = _connected(url, durability)
     try:
         if not _locked(session, shared=shared):
             raise asyncpg_busy()
@@ -83,6 +81,12 @@ def reopened(url: PostgresUrl, durability: str, *, shared: bool = False) -> Sess
         session.close()
         raise
     return session
+
+
+def _connected(url: PostgresUrl, durability: str) -> Session:
+    """Connect the writer; with a barrier its commits wait for nothing."""
+    level = "on" if durability == "commit" else "off"
+    return Session(url, own_loop=True, settings={"synchronous_commit": level})
 
 
 def asyncpg_busy() -> OSError:

@@ -1,9 +1,10 @@
 """The event store on PostgreSQL: one connection of a server writes.
 
 It has the lock of the server for as long as it lasts; servers that share the database share the
-lock. Durability "commit" commits every group before its answers; "os" lets the database sync later,
-so that a crash of its machine loses the newest answers. `group_writer` handles failures. Models and
-replays stay in the data directory.
+lock. Durability "commit" commits every group before its answers; with "barrier" the answers of many
+groups wait for one commit that follows them; "os" lets the database sync later, so that a crash of
+its machine loses the newest answers. `group_writer` handles failures. Models and replays stay in
+the data directory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from service.store.postgres.sharing import Sharing
 from service.store.postgres.writing import WritingDatabase
 from service.store.protocol import Deliver, Done, Due, Durability, FoundDecision, Logged, Step
 from service.store.records import DecisionRecord, StoredAnswer
-from service.store.sql.queued import Queued
+from service.store.sql.queued import Answer, Queued
 from service.store.sql.store import SqlStore
 from service.store.sql.tail import LogTail
 from service.store.sql.windows import Tick
@@ -65,7 +66,7 @@ class PostgresStore(SqlStore):
 
     Args:
         url: The database.
-        durability: "commit" or "os".
+        durability: "commit", "barrier" or "os".
         deliver: Runs a function on the event loop, from the writer thread.
         clock: Service time; a plain function stands for both of its clocks; None: the database's.
         gather: See `SqliteStore`.
@@ -98,23 +99,25 @@ class PostgresStore(SqlStore):
                 self.clock = ServiceClock(self._wall, time.monotonic, "")
             else:
                 self.clock = ServiceClock(clock, clock, "")
-            self._database = db = WritingDatabase(session)
+            self._database = db = WritingDatabase(session, is_asynchronous=durability == "barrier")
             operations = self._own = PostgresOperations(db, self.clock, self._tail, read_ids(db))
             operations.administers = not replicates
             self.ids = read_ids(db).with_clock(self.clock)
             self._sharing: Sharing | None = None
+            # Other servers may have committed what is not durable yet.
+            self._confirms = durability == "barrier" or (member is not None and durability != "os")
             if member is not None:
                 self.ids.share = (member.number, member.servers)
                 self._sharing = Sharing(member.epoch)
-            writer = PostgresWriter(
-                url, durability, db, operations, None if member else self.epoch,
-                self._tail.commit, self._sharing,
-            )  # fmt: skip
             with self.reader() as reader:
                 for record in reader.bandits():
                     operations.remember(record)
                     self.ids.seen(reader.newest_key(record.key))
-            super().__init__(deliver, operations, writer)
+            self._writer = PostgresWriter(
+                url, durability, deliver, self._wake, db, operations,
+                None if member else self.epoch, self._tail.commit, self._sharing,
+            )  # fmt: skip
+            super().__init__(deliver, operations, self._writer)
             self._begin(gather)
         except (*ERRORS, StoreError) as error:
             session.close()
@@ -188,6 +191,13 @@ class PostgresStore(SqlStore):
 
         self._enqueue(Queued(run, done, undo=lambda: self._operations.undo_tick(tick)))
 
+    def confirm(self, done: Done[None]) -> None:
+        """See `EventStore.confirm`."""
+        if self._confirms:
+            self._enqueue(Queued(None, done, many=self._own.confirms))
+        else:
+            done(None, None)
+
     def sync(self, done: Done[None]) -> None:
         """See `EventStore.sync`: a commit that is synced makes all before it durable."""
         self._put(self._database.barrier, done)
@@ -215,7 +225,15 @@ class PostgresStore(SqlStore):
     def _after_commit(self) -> None:
         """Nothing waits for it."""
 
+    def _acknowledge(self, group: list[Queued], answers: list[Answer]) -> None:
+        self._writer.acknowledge(group, answers)
+
+    def _wake(self) -> None:
+        """Let the writer notice that its barrier has failed; from any thread."""
+        self._queue.put([])
+
     def _release(self) -> None:
+        self._writer.end()
         try:
             self._database.close()
         except ERRORS as error:

@@ -25,6 +25,9 @@ _SAMPLE = "UPDATE evicted SET value = ?, metrics = ? WHERE bandit = ? AND origin
 _COLUMNS = {
     "ledger": 7, "rewards": 8, "log": 14, "windows": 2, "maturing": 2, "metrics": 4, "delays": 2,
 }  # fmt: skip
+_BEGIN_DURABLE = "BEGIN; SET LOCAL synchronous_commit = on"
+# A commit waits only for what its own transaction has written: so it writes something.
+_COMMIT_DURABLE = "SELECT pg_logical_emit_message(true, 'bandexa', ''); COMMIT"
 _KEEP = "SELECT keep_v1($1, $2, $3)"
 _APPEND = "SELECT append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _BOTH = (
@@ -38,14 +41,21 @@ class WritingDatabase:
 
     Args:
         session: The connection; replaced after it was lost.
+        is_asynchronous: Whether its commits wait for nothing, but for those of transactions.
 
     Attributes:
         session: As given.
         heads: The ends of the logs as they are committed, where they are known: position, hash.
+        moved: Those that the last commit has moved.
+        is_durable: Whether the last commit was one of a transaction.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, is_asynchronous: bool = False) -> None:
         self.session = session
+        self.moved: dict[int, tuple[int, bytes]] = {}
+        self.is_durable = False
+        self._begin = _BEGIN_DURABLE if is_asynchronous else "BEGIN"
+        self._end = _COMMIT_DURABLE if is_asynchronous else "COMMIT"
         self.heads: dict[int, tuple[int, bytes]] = {}
         self._moved: dict[int, tuple[int, bytes]] = {}
         self._sent: set[int] = set()  # ledger rows, within the transaction
@@ -129,11 +139,12 @@ class WritingDatabase:
     def commit(self) -> frozenset[int]:
         """Commit the group; returns the keys of decisions whose id is stored already."""
         refused = self._send()
+        self.is_durable = self._in_transaction
         if self._in_transaction:
-            self.session.script("COMMIT")
+            self.session.script(self._end)
             self._in_transaction = False
         self.heads.update(self._moved)
-        self._moved.clear()
+        self.moved, self._moved = self._moved, {}
         self._sent.clear()
         return refused
 
@@ -160,7 +171,7 @@ class WritingDatabase:
 
     def _enter(self) -> None:
         if not self._in_transaction:
-            self.session.script("BEGIN")
+            self.session.script(self._begin)
             self._in_transaction = True
 
     def _collect(self, sql: str, rows: Iterable[Any]) -> bool:

@@ -358,6 +358,10 @@ class SocketStore:
         """See `EventStore.find_repeats`."""
         self._ask(m.REPEATS, m.Repeats(key, item, reward_id, reward), done)
 
+    def confirm(self, done: Done[None]) -> None:
+        """See `EventStore.confirm`."""
+        self._ask(m.CONFIRM, None, done)
+
     def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
         """See `EventStore.append_step`."""
         self._ask(m.STEP, m.SentStep.of(step), done)

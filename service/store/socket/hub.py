@@ -328,6 +328,8 @@ class _Follower:
             )
         elif operation == m.REPEATS:
             store.find_repeats(content.key, content.item, content.reward_id, content.reward, done)
+        elif operation == m.CONFIRM:
+            store.confirm(done)
         elif operation == m.HELLO:
             self._own, self.follows = content, True
             hello, news = hub.hello()

@@ -35,7 +35,7 @@ from service.store.records import BanditRecord, DecisionRecord, StoredAnswer
 Message = tuple[int, int, msgspec.Raw]
 
 # Operations; each has an answer, but for the last two.
-DECISION, PROPENSITY, FIND, REPEATS, STEP, HELLO, SETTLED, COUNTED, SHOWN = range(9)
+DECISION, PROPENSITY, FIND, REPEATS, STEP, CONFIRM, HELLO, SETTLED, COUNTED, SHOWN = range(10)
 # Answers and announcements.
 RESULT, ERROR, HEADS, BANDITS, SERVED, SETTLE, CLOCK, SHOW = range(8)
 
@@ -214,6 +214,7 @@ OPERATIONS: dict[int, Callable[[msgspec.Raw], Any]] = {
     FIND: _reads(DecisionId),
     REPEATS: _reads(Repeats),
     STEP: _reads(SentStep),
+    CONFIRM: _reads(None),
     HELLO: _reads(int),
     SETTLED: _reads(int),
     COUNTED: _reads(list[Counted]),
@@ -225,6 +226,7 @@ RESULTS: dict[int, Callable[[msgspec.Raw], Any]] = {
     FIND: _reads(SentFound),
     REPEATS: _reads(list[Outcome]),
     STEP: _reads(tuple[Logged, ...] | None),
+    CONFIRM: _reads(None),
     HELLO: _reads(Hello),
 }
 ANNOUNCEMENTS: dict[int, Callable[[msgspec.Raw], Any]] = {

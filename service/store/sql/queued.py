@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from service.store.protocol import Done
 
+log = logging.getLogger(__name__)
 Answer = tuple[Done[Any], Any, Exception | None]
 
 
@@ -75,3 +77,12 @@ def _run(queued: Queued) -> Answer:
         return queued.done, queued.run(), None
     except BandexaError as error:
         return queued.done, None, error
+
+
+def answer_all(answers: list[Answer]) -> None:
+    """Call callers back; on the event loop."""
+    for done, result, error in answers:
+        try:
+            done(result, error)
+        except Exception:  # the top of the answers' loop: the other callers must get theirs
+            log.exception("a callback of the store failed")

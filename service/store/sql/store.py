@@ -47,7 +47,7 @@ from service.store.records import (
     StoredAnswer,
 )
 from service.store.sql.operations import Operations
-from service.store.sql.queued import Answer, Queued
+from service.store.sql.queued import Answer, Queued, answer_all
 from service.store.sql.windows import Tick
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class SqlStore(ABC):
         self.hand_over()
         self._queue.put(None)
         self._thread.join()
-        _answer(self._commits.commit([Queued(self._operations.end, _ended)]))
+        answer_all(self._commits.commit([Queued(self._operations.end, _ended)]))
         self._release()
 
     @abstractmethod
@@ -190,6 +190,10 @@ class SqlStore(ABC):
         """See `EventStore.find_repeats`."""
         ledger = self._operations.ledger
         self._put(lambda: ledger.repeats(key, item, reward_id, reward), done)
+
+    def confirm(self, done: Done[None]) -> None:
+        """See `EventStore.confirm`: what can be read is as durable as what is answered."""
+        done(None, None)
 
     def append_step(self, step: Step, done: Done[tuple[Logged, ...] | None]) -> None:
         """See `EventStore.append_step`."""
@@ -353,8 +357,7 @@ class SqlStore(ABC):
         while running:
             group, running = self._take()
             if group:
-                answers = self._committed(group)
-                self._deliver(lambda answers=answers: _answer(answers))  # type: ignore[misc]
+                self._acknowledge(group, self._committed(group))
                 self._after_commit()
             elif running and self._commits.probe():  # continue the purges that the outage ended
                 self._queue.put([Queued(self._operations.unpurged, self._purge_all)])
@@ -362,6 +365,10 @@ class SqlStore(ABC):
     def _committed(self, group: list[Queued]) -> list[Answer]:
         """Commit a group; on the writer thread."""
         return self._commits.commit(group)
+
+    def _acknowledge(self, group: list[Queued], answers: list[Answer]) -> None:
+        """Deliver the answers of a group, in its order; on the writer thread."""
+        self._deliver(lambda: answer_all(answers))
 
     @abstractmethod
     def _after_commit(self) -> None:
@@ -387,14 +394,6 @@ class SqlStore(ABC):
             except queue.Empty:
                 return group, True
         return group, False
-
-
-def _answer(answers: list[Answer]) -> None:
-    for done, result, error in answers:
-        try:
-            done(result, error)
-        except Exception:  # the top of the answers' loop: the other callers must get theirs
-            log.exception("a callback of the store failed")
 
 
 def _purged(_: None, error: Exception | None) -> None:

@@ -43,6 +43,12 @@ class LogTail:
         for place in [place for place in self._groups if place[0] == bandit]:
             self._bytes -= self._groups.pop(place)[1]
 
+    def clear(self) -> None:
+        """Forget all groups, so that they are read from the database."""
+        self._uncommitted.clear()
+        self._groups = {}
+        self._bytes = 0
+
     def roll_back(self) -> None:
         """Forget the groups of the transaction."""
         self._uncommitted.clear()

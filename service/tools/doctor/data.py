@@ -102,10 +102,10 @@ def _postgres(settings: Settings, url: PostgresUrl, stored: Stored) -> Iterator[
     elif not found.schema and not found.may_create:
         remedy = "GRANT CREATE ON its SCHEMA to the role, for the first start"
         yield Check("database", "wrong", f"{where}: the role may not create the tables", remedy)
-    if settings.durability == "commit" and not found.syncs:
+    if settings.durability != "os" and not found.syncs:
         remedy = "set fsync and synchronous_commit to on, or durability to os"
         yield Check("durability", "wrong", f"{where} acknowledges before its disk has it", remedy)
-    elif settings.durability == "commit" and not found.num_synchronous:
+    elif settings.durability != "os" and not found.num_synchronous:
         remedy = "name a standby in synchronous_standby_names; without it a lost disk loses all"
         yield Check("durability", "note", "no standby has what is acknowledged", remedy)
     if found.longest_s > LONG_TRANSACTION_S:
