@@ -1,5 +1,6 @@
 """The public client: typed calls, retries, a fallback; httpx and the standard library alone."""
 
+from bandexa_client.answers.advice import Advice, AdviceInputs, AdviceNeeded, AdviceNow
 from bandexa_client.answers.arms import (
     ActionValue,
     ArmState,
@@ -91,6 +92,10 @@ __all__ = [
     "ActionValue",
     "ActivationStatus",
     "Added",
+    "Advice",
+    "AdviceInputs",
+    "AdviceNeeded",
+    "AdviceNow",
     "Amendment",
     "ArmState",
     "Array",

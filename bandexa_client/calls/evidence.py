@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 
+from bandexa_client.answers.advice import Advice
 from bandexa_client.answers.arms import EvaluationState
 from bandexa_client.answers.decisions import (
     Imported,
@@ -70,6 +71,34 @@ class EvidenceCalls(Sending):
         }  # fmt: skip
         read = reads_items(Imported, len(items))
         return await self._do(Call("POST", path(bandit, "log"), read, body, slow=True))
+
+    @shared
+    async def advice(
+        self,
+        bandit: str,
+        *,
+        precision: float = 0.05,
+        difference: float | None = None,
+        decisions: int | None = None,
+        variance: float | None = None,
+        actions: int | None = None,
+    ) -> Advice:
+        """Return which control or floor shows a difference within a number of decisions.
+
+        Args:
+            bandit: Its name.
+            precision: The difference to be seen, as a share of the range.
+            difference: The same in the unit of rewards, in its place.
+            decisions: Within how many; None: those of 28 days, by the traffic of the last week.
+            variance: Of rewards; None: that of the values of the last week.
+            actions: How many there are to choose from; None: the enabled ones.
+        """
+        given = {
+            "precision": precision, "difference": difference, "decisions": decisions,
+            "variance": variance, "actions": actions,
+        }  # fmt: skip
+        query = urlencode({key: value for key, value in given.items() if value is not None})
+        return await self._do(Call("GET", f"{path(bandit, 'advice')}?{query}", reads(Advice)))
 
     @shared
     async def start_evaluation(

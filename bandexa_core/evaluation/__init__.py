@@ -13,7 +13,7 @@ from bandexa_core.evaluation.estimates import (
 )
 from bandexa_core.evaluation.mixture import Mixture, mixture_bound
 from bandexa_core.evaluation.plug_in import PlugIn
-from bandexa_core.evaluation.precision import Needed, needed
+from bandexa_core.evaluation.precision import Needed, lasting, needed, rows_of_falling
 from bandexa_core.evaluation.sequences import (
     Interval,
     LiftSequence,
@@ -43,9 +43,11 @@ __all__ = [
     "WeightedSequence",
     "doubly_robust",
     "ips",
+    "lasting",
     "mixture_bound",
     "needed",
     "robust_values",
+    "rows_of_falling",
     "snips",
     "switch",
 ]

@@ -9,10 +9,15 @@ rows, q the share of the log that the rows of interest have: of a control group,
 exploration alone chooses it. The 10 is what intervals that may be looked at all the time need, for
 alpha = .05. So n rows need the share q = 10 v / (n d^2), and a floor, a probability of a uniform
 choice among K actions, needs epsilon = K q.
+
+A floor that falls as 1 / sqrt(rows) beyond some row is worth less than it begins with: a row that
+was chosen with probability q_t counts with the weight 1 / q_t, so that n rows are worth those of
+the harmonic mean of their q_t.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 FACTOR = 10.0
@@ -44,3 +49,50 @@ def needed(variance: float, difference: float, num: int, share: float) -> Needed
     return Needed(
         rows_at_all / max(num, 1), None if share <= 0.0 else max(1, round(rows_at_all / share))
     )
+
+
+def lasting(first: int, num: int, steady: int) -> float:
+    """Return what a falling floor is worth, as a share of what it begins with.
+
+    It is the harmonic mean of min(1, sqrt(steady / m)) over the rows m from `first` to
+    `first + num`.
+
+    Args:
+        first: The rows that there are already.
+        num: The rows that are asked about.
+        steady: The row beyond which the floor falls.
+    """
+    end = first + max(num, 1)
+    flat = min(end, steady) - min(first, steady)
+    fallen: float = (float(max(end, steady)) ** 1.5 - float(max(first, steady)) ** 1.5) / (
+        1.5 * math.sqrt(steady)
+    )
+    return (end - first) / (flat + fallen)
+
+
+def rows_of_falling(wanted: float, share: float, first: int, steady: int) -> int | None:
+    """Return after how many rows a falling floor has shown what a steady one shows at once.
+
+    Args:
+        wanted: The rows that a share of 1 needs, 10 v / d^2.
+        share: The share that the floor begins with.
+        first: The rows that there are already.
+        steady: The row beyond which the floor falls.
+
+    Returns:
+        The number of rows; None: a floor of 0 never does.
+    """
+    if share <= 0.0:
+        return None
+
+    def is_enough(num: int) -> bool:
+        return num * share * lasting(first, num, steady) >= wanted
+
+    most = 1
+    while not is_enough(most):
+        most *= 2
+    least = most // 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if is_enough(middle) else (middle, most)
+    return most

@@ -21,6 +21,7 @@ from typer.models import CommandInfo
 import bandexa_core
 from service.cli import (
     admin,
+    advice,
     applying,
     backups,
     challengers,
@@ -57,6 +58,7 @@ registered.add_typer(challengers.app, name="challengers")
 data.register(registered)
 backups.register(registered)
 evidence.register(registered)
+advice.register(registered)
 importing.register(registered)
 
 

@@ -44,6 +44,7 @@ from service.http.personalizer.doorway import KEY_HEADER, Doorway
 from service.http.personalizer.errors import AzureErrors
 from service.http.reloading import keys_read_anew
 from service.http.routes import (
+    advice,
     amending,
     bandits,
     challengers,
@@ -84,6 +85,7 @@ Errors are `application/problem+json`."""
 ROUTERS = (
     score.router, bandits.router, challengers.router, snapshots.router, explained.router,
     evidence.router,
+    advice.router,
     evaluations.router, importing.router, erasing.router, amending.router, dashboard.router,
     page.router, system.router, clock.router,
 )  # fmt: skip

@@ -188,3 +188,19 @@ def test_a_broken_file_is_no_evidence(run: Run, shop: str, tmp_path: Path) -> No
     assert "names no bandit" in run("evaluate", str(file), expect=2).stderr
     file.write_text("x")
     assert "line 1 is not of an export" in run("evaluate", str(file), expect=2).stderr
+
+
+def test_advice_says_what_a_difference_needs_and_from_what_that_follows(
+    run: Run, shop: str
+) -> None:
+    asked = ("--precision", ".1", "--decisions", "9000", "--variance", ".2")
+    shown = run("advise", shop, *asked).stdout
+    assert "difference           0.1\n" in shown
+    assert "A control of 2." in shown
+    assert "has 50.000% of the decisions: that takes" in shown
+    found = json.loads(run("advise", shop, *asked, "--json").stdout)
+    assert found["inputs"]["decisions"] == 9000
+    assert found["needed"]["control"] == pytest.approx(
+        10 * 0.2 / (found["inputs"]["values"] * 0.01)
+    )
+    assert "precision" in run("advise", shop, "--precision", "7", expect=2).stderr

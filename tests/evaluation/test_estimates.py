@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from bandexa_core.evaluation import WeightSums, doubly_robust, ips, needed, snips, switch
+from bandexa_core.evaluation import (
+    WeightSums,
+    doubly_robust,
+    ips,
+    lasting,
+    needed,
+    rows_of_falling,
+    snips,
+    switch,
+)
 
 
 def test_estimates_by_hand() -> None:
@@ -80,3 +89,21 @@ def test_what_a_difference_needs() -> None:
     assert needed(0.2, 0.05, 8000, 0.1).rows == 8000
     assert needed(0.2, 0.05, 4000, 0.1).share == pytest.approx(0.2)
     assert needed(0.2, 0.05, 100, 0.0).rows is None
+
+
+@pytest.mark.parametrize(("first", "num"), [(0, 800), (0, 5000), (700, 900), (30_000, 4000)])
+def test_a_falling_floor_is_worth_its_harmonic_mean(first: int, num: int) -> None:
+    """The rows one by one: q_m = min(1, sqrt(1000 / m)), and num / sum(1 / q_m)."""
+    rows = np.arange(first + 1, first + num + 1)
+    shares = np.minimum(1.0, np.sqrt(1000.0 / rows))
+    assert lasting(first, num, 1000) == pytest.approx(num / (1.0 / shares).sum(), rel=1e-3)
+
+
+def test_how_many_rows_a_falling_floor_takes() -> None:
+    """n q lasting(n) = 10 v / d^2. Before it falls, that is the rule itself."""
+    assert rows_of_falling(40.0, 0.05, 0, 1000) == needed(0.01, 0.05, 1, 0.05).rows == 800
+    found = rows_of_falling(800.0, 0.005 / 20, 0, 1000)
+    assert found is not None
+    assert found * 0.005 / 20 * lasting(0, found, 1000) == pytest.approx(800.0)
+    assert found > 1000 * 3_200_000, "a steady floor takes 3.2 million"
+    assert rows_of_falling(800.0, 0.0, 0, 1000) is None

@@ -69,6 +69,7 @@ export type Training = Schemas["TrainAnswer"];
 export type Snapshots = Schemas["SnapshotList"];
 export type SnapshotState = Schemas["SnapshotAnswer"];
 export type Imported = Schemas["ImportAnswer"];
+export type Advice = Schemas["AdviceAnswer"];
 export type EvaluationState = Schemas["EvaluationState"];
 export type Voided = Schemas["VoidAnswer"];
 export type Corrected = Schemas["CorrectAnswer"];

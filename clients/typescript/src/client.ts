@@ -6,6 +6,7 @@
 import {
   type ActionState,
   type ActivationStatus,
+  type Advice,
   type AuditTrail,
   type BanditSpec,
   type BanditState,
@@ -448,6 +449,22 @@ export class BanditClient {
   ): Promise<(Imported | Rejected)[]> {
     const read = readsItems(request.items.length, (value) => checked("ImportAnswer", value));
     return this.#send("import_log", [bandit], read, options, { body: request, slow: true });
+  }
+
+  /** Return which control or floor shows a difference within a number of decisions. */
+  advice(
+    bandit: string,
+    options: CallOptions & {
+      precision?: number;
+      difference?: number;
+      decisions?: number;
+      variance?: number;
+      actions?: number;
+    } = {},
+  ): Promise<Advice> {
+    const { precision, difference, decisions, variance, actions } = options;
+    const sent = { query: { precision, difference, decisions, variance, actions } };
+    return this.#send("advice", [bandit], reads("AdviceAnswer"), options, sent);
   }
 
   /** Have policies evaluated on the log, beside the server; returned at once. */

@@ -102,6 +102,70 @@ export interface components {
             /** @description Its value in this decision, as the log has it. */
             value: unknown;
         };
+        /** @description How much exploration, or control, shows a difference, by n = 10 v / (q d^2). */
+        AdviceAnswer: {
+            inputs: components["schemas"]["AdviceInputs"];
+            needed: components["schemas"]["AdviceNeeded"];
+            now: components["schemas"]["AdviceNow"][];
+            /** @description The same in sentences. */
+            text: string[];
+        };
+        /** @description What an answer follows from. */
+        AdviceInputs: {
+            /** @description How many there are to choose from. */
+            actions: number;
+            /** @description The share of decisions that are the bandit's own. */
+            bandit_share: number;
+            /** @description Within how many decisions. */
+            decisions: number;
+            /** @description By the traffic of the last week; null: there was none. */
+            decisions_per_day: number | null;
+            /** @description What is to be seen, in the unit of rewards. */
+            difference: number;
+            /** @description The probability of a uniform choice at the beginning. */
+            epsilon: number;
+            /** @description What it has fallen to. */
+            epsilon_now: number;
+            /** @description Values of the last week. */
+            num_values: number;
+            /** @description Within how many values, by that. */
+            values: number;
+            /** @description How many decisions get a value; 1 where nothing is known yet. */
+            values_per_decision: number;
+            /** @description Of rewards. */
+            variance: number;
+            /**
+             * @description values: of the last week; range: too few came, and this is the largest that the range allows; given: by the request.
+             * @enum {string}
+             */
+            variance_from: "values" | "range" | "given";
+        };
+        /** @description What shows the difference within that many decisions; null: nothing does. */
+        AdviceNeeded: {
+            /** @description The `share` of an arm: whether the bandit is better than it. */
+            control: number | null;
+            /** @description `selection.epsilon`: the same for all actions. It falls beyond 1,000 values. */
+            epsilon: number | null;
+            /** @description `limits.floor` of an action: what serving it always would earn. It stays. */
+            floor: number | null;
+            /** @description The share q of the log that has to be of interest. */
+            share: number;
+        };
+        /** @description How long it takes as the bandit is configured now. */
+        AdviceNow: {
+            /** @description How long, by the traffic of the last week. */
+            days: number | null;
+            /** @description How many it takes; null: it never shows. */
+            decisions: number | null;
+            name: string | null;
+            /**
+             * @description action: the one with the least exploration; `name` null: all have the same.
+             * @enum {string}
+             */
+            of: "arm" | "action";
+            /** @description The share of decisions that it has. */
+            share: number;
+        };
         /**
          * @description How often an arm and the bandit choose alike, by the values learned of their decisions.
          *
@@ -1774,6 +1838,11 @@ export interface operations {
         body: components["schemas"]["ActivateRequest"];
         answer: components["schemas"]["ActivateAnswer"];
     };
+    /** Say how much exploration a difference needs. */
+    advice: {
+        body: undefined;
+        answer: components["schemas"]["AdviceAnswer"];
+    };
     /** List who changed a bandit, and what. */
     audit: {
         body: undefined;
@@ -2035,6 +2104,7 @@ export interface operations {
 export const CALLS = {
     accept_clock: ["POST", "/clock/accept"],
     activate: ["POST", "/activate"],
+    advice: ["GET", "/bandits/{name}/advice"],
     audit: ["GET", "/bandits/{name}/audit"],
     challenger: ["GET", "/bandits/{name}/challengers/{challenger}"],
     check_rewards: ["POST", "/reward/check"],
@@ -2093,6 +2163,7 @@ export const FIELDS = {
     ActionList: { total: "integer", actions: "list" },
     ActionRef: { id: "string", index: "integer" },
     ActivateAnswer: { status: "string" },
+    AdviceAnswer: { inputs: "object", needed: "object", now: "list", text: "list" },
     AuditList: { entries: "list" },
     BanditAnswer: { name: "string", uid: "string", spec: "object", num_actions: "integer", snapshot: "integer", position: "integer", num_learned: "integer", train_due: "boolean", learning: "object", trainer: "object" },
     BanditList: { bandits: "list" },

@@ -119,8 +119,8 @@ def _advice(needed: dict[str, Any]) -> str:
     ways = []
     if needed["floor"] is not None:
         ways.append(
-            f"with as many rows a floor (selection.epsilon) of {needed['floor']:.2g} for an action"
-            f" of {needed['candidates']:.3g}"
+            f"with as many rows a floor (limits.floor) of {needed['share']:.2g} for an action, or"
+            f" {needed['floor']:.2g} for all {needed['candidates']:.3g} alike"
         )
     if needed["control"] is not None:
         ways.append(f"a control that it serves, of a share of {needed['control']:.2g}")

@@ -200,6 +200,33 @@ def test_a_configuration_is_checked_and_then_applied(server: Any, visit: Any, fe
     expect(page.get_by_text("The newest change that was learned anew")).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_how_much_exploration_is_enough_is_answered_where_it_is_configured(
+    server: Any, visit: Any, feed: Any, width: int
+) -> None:
+    fed, name = feed(server.url), f"explored-{width}"
+    fed.shop(name, reward_range=[0, 1], arms=[{"name": "control", "share": 0.1, "action": "red"}])
+    fed.visit(name, 0, 40)
+    fed.counted(name, 40)
+    opened = visit(
+        f"{server.url}/#/bandit/{name}/configuration", viewport={"width": width, "height": 900}
+    )
+    card = opened.page.get_by_role("region", name="How much exploration is enough")
+    card.get_by_label("Within how many decisions").fill("50000")
+    expect(card).to_contain_text("within 50,000 decisions")
+    expect(card).to_contain_text(re.compile(r"A control of [0-9.]+% \(share of an arm\) shows"))
+    expect(card).to_contain_text("arm control has 10.000% of the decisions: that takes")
+    expect(card.locator("dl")).to_contain_text("of the last week's values")
+    card.get_by_label("Difference to be seen").fill("many")
+    expect(card).to_contain_text('"many" is no number')
+    card.get_by_label("Difference to be seen").fill("3")
+    expect(card.get_by_label("Difference to be seen")).to_have_attribute("aria-invalid", "true")
+    card.get_by_label("Difference to be seen").fill(".01")
+    expect(card).to_contain_text("d = 0.01")
+    fits(opened.page)
+    assert [one for one in opened.errors if "422" not in one] == []
+
+
 def test_the_mode_is_left_alone_by_an_edit_and_changed_by_its_dialog(
     server: Any, visit: Any, feed: Any
 ) -> None:

@@ -1,4 +1,5 @@
 // The configuration of a bandit: shown as a form and as JSON, checked, and then applied.
+import { Advice } from "./advice.js";
 import { Refused, call, get, may, session, tagged } from "./api.js";
 import { tell } from "./dialogs.js";
 import { facts, fill, h, scroll } from "./dom.js";
@@ -91,7 +92,7 @@ export class ConfigurationView {
         h("section", { class: "card", "aria-label": "JSON" }, h("h2", {}, "JSON"), this.json,
           changes ? h("div", { class: "row" }, this.check, this.apply, this.back)
             : h("p", { class: "finding" }, `The key ${session.name ?? ""} lacks the scope admin: you can read the configuration, and not change it.`))),
-      this.plan);
+      this.plan, new Advice(this.path).card);
     this.stale();
   }
 
