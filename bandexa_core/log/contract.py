@@ -235,9 +235,9 @@ def report(
     if allowed is None:
         pass
     elif isinstance(reward, tuple):
-        _check_range(value, allowed, "metrics: they make a value of ")
+        _check_range(value, allowed, "metrics: their value of ")
     elif aggregate == "sum":
-        _check_range(value, allowed, "reward: makes a sum of ")
+        _check_range(value, allowed, "reward: the sum of ")
     else:
         _check_range(reward, allowed)
     status: RewardStatus = "applied"
@@ -539,7 +539,8 @@ def _check_room(state: DecisionState, most: int) -> None:
 
 def _check_range(value: float, allowed: tuple[float, float] | None, what: str = "reward: ") -> None:
     if allowed is not None and not allowed[0] <= value <= allowed[1]:
-        raise OutOfRange(f"{what}{value}, outside of reward_range, {allowed[0]} to {allowed[1]}")
+        number, low, high = (repr(each).removesuffix(".0") for each in (value, *allowed))
+        raise OutOfRange(f"{what}{number} is outside of reward_range, {low} to {high}")
 
 
 def _learn(state: DecisionState, values: dict[int, float], rules: RewardSpec) -> Change:

@@ -38,11 +38,22 @@ def make_policy(
         raise ValueError(f"encoder.name: must be one of {', '.join(registry.names())}")
     has_crosses = spec.encoder.name == CROSSES
     if spec.policy == "neural_linear_ts" and (has_crosses or not learned):
-        raise ValueError("encoder.name: neural_linear_ts needs a learned encoder (mlp, ...)")
+        raise ValueError(
+            f"encoder.name: {spec.encoder.name} goes with linear_ts and greedy; neural_linear_ts"
+            " needs a learned encoder, such as mlp"
+        )
     if spec.policy == "linear_ts" and learned and not has_crosses:
         if spec.context.has_image and spec.encoder.name == "conv":
             raise ValueError("policy: linear_ts takes no image; neural_linear_ts and greedy do")
-        raise ValueError("encoder.name: linear_ts takes a fixed map (concat, ...), or crosses")
+        takes = (
+            "crosses, as features have names"
+            if spec.has_named_features
+            else "concat, interactions, bilinear or per_action"
+        )
+        raise ValueError(
+            f"encoder.name: {spec.encoder.name} is learned, and goes with neural_linear_ts and"
+            f" greedy; linear_ts takes {takes}"
+        )
     if spec.context.has_image and spec.encoder.name not in _OF_IMAGES:
         names = " and ".join(_OF_IMAGES)
         raise ValueError(

@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
-from bandexa_core.schema.fields import FIELD_TYPES, Field, ImageField, LogRule, learned_as
+from bandexa_core.schema.fields import (
+    FIELD_TYPES,
+    Field,
+    ImageField,
+    LogRule,
+    NumberScale,
+    learned_as,
+)
 from bandexa_core.schema.limits import MAX_FIELDS, MAX_INPUTS, MAX_PATH_BYTES, is_text
 from bandexa_core.schema.values import as_text
+from bandexa_core.wording import in_words, meant, one_of
 
 AUTO = "auto"
 NAMESPACES = "namespaces"
 OTHERS = "*"
 _PATH_RULE = f"a path must be valid text of at most {MAX_PATH_BYTES} bytes"
 UnknownRule = Literal["ignore", "refuse"]
+# What types are called elsewhere. A text may be one of few, or words: mostly the former.
+_SPOKEN = {
+    "str": "category", "string": "category", "enum": "category", "categorical": "category",
+    "keyword": "category", "factor": "category", "int": "number", "integer": "number",
+    "float": "number", "double": "number", "numeric": "number", "long": "number",
+    "decimal": "number", "boolean": "bool", "date": "time", "datetime": "time",
+    "timestamp": "time", "set": "categories", "list": "categories", "array": "vector",
+    "tags": "categories", "embedding": "vector", "id": "hash", "uuid": "hash", "none": "ignore",
+}  # fmt: skip
+_CHOICES = {"log": get_args(LogRule), "scale": get_args(NumberScale)}
+_NEEDED = re.compile("Object missing required field `(.*)`")
+_OPTIONS = {
+    attribute.name for kind in FIELD_TYPES.values() for attribute in dataclasses.fields(kind)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +198,14 @@ def _field_from_json(path: object, value: object) -> Field:
     options = {"type": value} if isinstance(value, str) else value
     if not isinstance(options, Mapping):
         raise ValueError(f"{path}: must be an object with a type, or the name of a type")
-    name = options.get("type")
-    kind = FIELD_TYPES.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise ValueError(f"{path}.type: must be one of {', '.join(FIELD_TYPES)}")
-    known = {attribute.name for attribute in dataclasses.fields(kind)}
+    kind = _kind_of(path, options)
+    name = options["type"]
+    known = [attribute.name for attribute in dataclasses.fields(kind) if attribute.name != "type"]
     for key in options:
-        if key not in known:
-            raise ValueError(f"{path}.{_printable(str(key))}: {name} has no such option")
+        if key != "type" and key not in known:
+            written = _printable(str(key))
+            hint = meant(written, known) or f"; it has {', '.join(known)}"
+            raise ValueError(f"{path}.{written}: {name} has no such option{hint}")
     plain = dict(options)
     if isinstance(plain.get("values"), list | tuple):  # numbers are read as objects' values are
         plain["values"] = [as_text(item) or item for item in plain["values"]]
@@ -196,16 +219,48 @@ def _field_from_json(path: object, value: object) -> Field:
         raise ValueError(f"{path}: nested too deeply") from None
 
 
+def _kind_of(path: str, options: Mapping[Any, Any]) -> type[Field]:
+    """Return the class of a field by its declaration.
+
+    Raises:
+        ValueError: It has no type, or none that exists; the message says what was probably meant.
+    """
+    name = options.get("type")
+    if name is None and options:
+        inner = next((key for key in options if isinstance(key, str)), None)
+        if inner in _OPTIONS or inner is None:
+            raise ValueError(f"{path}.type: is needed; one of {', '.join(FIELD_TYPES)}")
+        below = f"{path}.{_printable(inner)}"
+        raise ValueError(f"{path}: has no type; a name in another is declared as {below!r}")
+    kind = FIELD_TYPES.get(name) if isinstance(name, str) else None
+    if kind is not None:
+        return kind
+    if name == AUTO:
+        raise ValueError(
+            f'{path}.type: "auto" is for all keys that are not declared: {{"*": "auto"}}'
+        )
+    hint = meant(_printable(name), tuple(FIELD_TYPES), _SPOKEN) if isinstance(name, str) else ""
+    written = "" if not isinstance(name, str) else f", not {_printable(name)[:40]!r}"
+    raise ValueError(f"{path}.type: must be one of {', '.join(FIELD_TYPES)}{written}{hint}")
+
+
 def _message(path: str, what: str) -> str:
     """Return a message of msgspec, or of a field's own check, in our order: first where, then what.
 
-    "Expected `int`, got `str` - at `$.bins`" becomes "path.bins: expected `int`, got `str`".
+    "Expected `int`, got `str` - at `$.bins`" is "path.bins: must be a whole number, not a text".
     """
     text, _, where = _printable(what).partition(" - at `$")
     place = where.rstrip("`")
     if ": " in text and not place:
         return f"{path}.{text}"
-    return f"{path}{place}: {text[:1].lower()}{text[1:]}"
+    if needed := _NEEDED.fullmatch(text):
+        return f"{path}{place}.{needed[1]}: is needed"
+    if text.startswith("Invalid enum value") and place[1:] in _CHOICES:
+        written = text.removeprefix("Invalid enum value ").strip("'")
+        choices = _CHOICES[place[1:]]
+        shown = f"must be {one_of(choices)}, not {written!r}"
+        return f"{path}{place}: {shown}{meant(written, choices)}"
+    return f"{path}{place}: {in_words(text)}"
 
 
 def _printable(text: str) -> str:

@@ -109,7 +109,10 @@ class _Vocabulary(_Logged):
         if self.log == "hash":
             raise ValueError("values: are learned where log is hash, as the model sees digests")
         if not 1 <= len(self.values) <= MAX_VALUES:
-            raise ValueError(f"values: 1 to {MAX_VALUES} are needed")
+            raise ValueError(
+                f"values: must have 1 to {MAX_VALUES} entries, and has {len(self.values)}; the type"
+                " hash takes any number of values, and values left out are learned"
+            )
         for place, value in enumerate(self.values):
             if not is_text(value):
                 raise ValueError(f"values[{place}]: must be valid text of at most 1 KiB")

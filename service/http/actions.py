@@ -13,7 +13,7 @@ from bandexa_core.ids import ActionId
 from service.http.arrays import array_of, decode_array, stacked
 from service.http.candidates import malformed_ids
 from service.http.errors import InvalidBody
-from service.http.inputs import decode_rows, rows_of
+from service.http.inputs import decode_rows, hint_of, rows_of
 from service.http.schemas.catalogue import ActionBody, ActionsRequest
 from service.serving.bandit import Bandit
 from service.store.errors import InvalidRequest
@@ -88,7 +88,9 @@ def _features(actions: list[ActionBody], bandit: Callable[[], Bandit]) -> NDArra
     if not rows:
         return None
     if len(rows) < len(actions):
-        raise InvalidRequest("actions", "give features for every action listed, or for none")
+        number = next(at for at, action in enumerate(actions) if action.features is None)
+        message = "is needed: give features for every action listed, or for none"
+        raise InvalidBody([(f"actions.{number}.features", message)])
     side = bandit().actions
     if side is not None:
         return rows_of(side, rows, "actions.{}.features")
@@ -99,5 +101,6 @@ def _features(actions: list[ActionBody], bandit: Callable[[], Bandit]) -> NDArra
             try:
                 array_of(row)
             except ValueError as own:
-                raise InvalidBody([(f"actions.{number}.features", str(own))]) from own
+                message = f"{own}{hint_of(row)}"
+                raise InvalidBody([(f"actions.{number}.features", message)]) from own
         raise InvalidRequest("actions", str(error)) from error

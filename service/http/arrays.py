@@ -17,6 +17,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from bandexa_core.wording import in_words
+
 MAX_DIMENSIONS = 4  # of a context; a matrix of action features has two
 LONG_BYTES = 1 << 14  # of lists that are counted before they are decoded
 MSGPACK_BYTES = 9 + 5 * (MAX_DIMENSIONS - 1)  # most for a number: its own, and lists of one
@@ -185,7 +187,7 @@ def _refusal(error: Exception, depth: int) -> ValueError:
     message, _, place = str(error).replace("`None`", "`null`").partition(" - at `$")
     place = place.removesuffix("`").removeprefix(".")
     text = "must be evenly nested lists of numbers" if depth else NO_ARRAY
-    return ValueError(f"{text} ({place}: {message})" if place else text)
+    return ValueError(f"{text} ({place}: {in_words(message)})" if place else text)
 
 
 def _depth(value: Any) -> int:

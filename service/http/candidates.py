@@ -13,7 +13,7 @@ from bandexa_core.ids import ActionId
 from bandexa_core.model import MANY_OBJECTS
 from service.http.arrays import array_of, stacked
 from service.http.errors import InvalidBody
-from service.http.inputs import rows_of
+from service.http.inputs import hint_of, rows_of
 from service.http.schemas.decide import ID_PATTERN, InlineAction
 from service.serving.inputs import NamedSide
 from service.serving.select.commands import CandidateInput, InlineCandidates
@@ -82,7 +82,8 @@ def _array_error(actions: list[InlineAction], error: ValueError) -> Exception:
         try:
             array_of(action.features)
         except ValueError as own:
-            return InvalidBody([(f"candidates.{index}.features", str(own))])
+            message = f"{own}{hint_of(action.features)}"
+            return InvalidBody([(f"candidates.{index}.features", message)])
     return InvalidRequest("candidates", str(error))
 
 

@@ -8,11 +8,10 @@ large bodies.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar
 
 import msgpack
 import msgspec
@@ -23,12 +22,12 @@ from msgspec import Raw
 from pydantic import BaseModel
 from starlette.types import Receive, Scope
 
-from service.http.arrays import NO_ARRAY
 from service.http.auth import GuardedRoute, Handler
 from service.http.errors import InvalidBody, UnsupportedBody
 from service.http.large_bodies import LARGE_BYTES, LargeBodies
 from service.http.limits import BodyBounds, too_large
-from service.http.problems import nearest_key
+from service.http.queries import check_query, names_of
+from service.http.wrong_bodies import field_errors, located
 from service.serving import trail
 from service.serving.engine import Engine
 from service.settings import Settings
@@ -36,9 +35,9 @@ from service.store.errors import InvalidRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+SPEC_BYTES = 1 << 17  # of a body that pydantic reads: a configuration with its vocabularies
 MAX_TOLD = 4096  # bytes of an answer whose numbers go into the audit trail
 _REMEMBERED = 16  # headers whose media types are remembered
-MAX_NAMED = 20  # fields that one refusal names
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R")
 
@@ -147,7 +146,7 @@ def _first_error(
     if isinstance(error, msgspec.ValidationError):
         if bounds is not None and encoding == MSGPACK:
             bounds.check_msgpack(raw)
-        path, message = _located(str(error))
+        path, message = located(str(error))
         return InvalidBody([(".".join(path) or "body", message)])
     if isinstance(error, RecursionError):
         return InvalidRequest("body", "is nested too deeply")
@@ -193,107 +192,6 @@ def as_part(part: BaseModel, encoding: str) -> Raw:
     return Raw(msgspec.msgpack.encode(part.model_dump(mode="json")))
 
 
-# -- what is wrong with a body ------------------------------------------------------------------
-
-
-def field_errors(kind: type[msgspec.Struct], value: Any) -> list[tuple[str, str]]:
-    """Return (field, message) for each field of `value` that does not suit the struct `kind`."""
-    if not isinstance(value, dict):
-        return [("body", "must be an object")]
-    if any(not isinstance(key, str) for key in value):
-        return [("body", "its keys must be texts")]
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    errors: list[tuple[str, str]] = []
-    for name, field in fields.items():
-        if name not in value:
-            if field.required:
-                errors.append((name, "Field required"))
-        elif (found := _value_error(field.type, value[name])) is not None:
-            path, message = found
-            errors.append((".".join([name, *path]), message))
-    unknown = [_printable(key) for key in value if key not in fields]
-    errors += _unknown_keys(kind, [(key,) for key in unknown])
-    return [_with_suggestion(kind, error) for error in errors[:MAX_NAMED]]
-
-
-UNKNOWN_KEY = "unknown key"
-
-
-def _unknown_keys(kind: Any, paths: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Return the errors of unknown keys; the first names the key that was probably meant."""
-    found = [(".".join(path), UNKNOWN_KEY) for path in paths]
-    if paths and (meant := nearest_key(kind, paths[0])) is not None:
-        found[0] = (found[0][0], f"{UNKNOWN_KEY}; did you mean {meant!r}?")
-    return found
-
-
-def _with_suggestion(kind: Any, error: tuple[str, str]) -> tuple[str, str]:
-    """Add the nearest key to an unknown key inside a list."""
-    field, message = error
-    if message != UNKNOWN_KEY or "." not in field:
-        return error
-    return _unknown_keys(kind, [tuple(field.split("."))])[0]
-
-
-def _value_error(kind: Any, value: Any) -> tuple[list[str], str] | None:
-    """Return where inside a field's value the error is, and what it is; None: the value fits."""
-    try:
-        if (checkable := _without_raw(kind)) is not None:
-            msgspec.convert(value, checkable)
-    except msgspec.ValidationError as error:
-        return _located(str(error))
-    except (OverflowError, RecursionError, UnicodeError):
-        return [], "is out of range"
-    return None if _is_finite(value) else ([], "must hold finite numbers")
-
-
-def _without_raw(kind: Any) -> Any:
-    """Return the type without parts that are decoded later; None: all of it is."""
-    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if base is Raw:
-        return None
-    if base == list[Raw]:
-        return Annotated[(list[Any], *kind.__metadata__)]
-    return kind
-
-
-def _located(message: str) -> tuple[list[str], str]:
-    """Split a message of msgspec into the path inside the value and what is wrong there."""
-    text, _, place = message.partition(" - at `$")
-    path = [
-        part for part in place.rstrip("`").replace("[", ".").replace("]", "").split(".") if part
-    ]
-    if "features" in path:  # one error for the whole array, not for its first wrong number
-        path = path[: path.index("features") + 1]
-        return path, f"{NO_ARRAY}; or an object with named features"
-    for start, message in (
-        ("Object contains unknown field `", UNKNOWN_KEY),
-        ("Object missing required field `", "Field required"),
-    ):
-        if text.startswith(start):
-            return [*path, _printable(text[len(start) : -1])], message
-    return path, text
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a decoded value is free of NaN and infinity."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, float):
-            if not math.isfinite(part):
-                return False
-        elif isinstance(part, list):
-            waiting += part
-        elif isinstance(part, dict):
-            waiting += part.values()
-    return True
-
-
-def _printable(key: str) -> str:
-    return key.encode("utf-8", "replace").decode()
-
-
 # -- FastAPI's routes ---------------------------------------------------------------------------
 
 
@@ -315,7 +213,17 @@ class _DecodedRequest(Request):
 
 
 class AuditedRoute(GuardedRoute):
-    """A route whose changes of a bandit are noted in the audit trail."""
+    """A route whose changes of a bandit are noted, and whose query has what it takes alone."""
+
+    def decoding(self, handler: Handler) -> Handler:
+        """Check the query before anything is done."""
+        names = names_of(self.dependant)
+
+        async def checked(request: Request) -> Response:
+            check_query(request, names)
+            return await handler(request)
+
+        return checked
 
     def trail(self, request: Request, by: str) -> Callable[[Response], Awaitable[None]]:
         """Note in the audit trail what a call changes of the bandit that its path names."""
@@ -338,15 +246,15 @@ class WireRoute(AuditedRoute):
 
     def decoding(self, handler: Handler) -> Handler:
         """Decode before FastAPI does, and encode as the client asks."""
-        plain = handler
+        plain = super().decoding(handler)
         takes_json = self.body_field is not None
 
         async def decoded(request: Request) -> Response:
             if takes_json:
                 kind = media_type(request.headers.get("content-type", ""))
                 raw = await request.body()
-                if len(raw) > LARGE_BYTES:
-                    raise too_large(LARGE_BYTES)
+                if len(raw) > SPEC_BYTES:
+                    raise too_large(SPEC_BYTES)
                 value = decode(raw, kind, bounds_of(request.app.state.settings))
                 request = _DecodedRequest(request.scope, request.receive, raw, value)
             response = await plain(request)

@@ -6,6 +6,7 @@ bandit is refused here, with the place of what is wrong.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from bandexa_core.log.contract import Outcome
 from bandexa_core.log.metrics import in_order
+from bandexa_core.wording import not_finite
 from service.http.arrays import decode_array, is_envelope
 from service.serving.bandit import Bandit
 from service.serving.inputs import NamedSide
@@ -22,6 +24,7 @@ from service.store.errors import InvalidRequest
 
 NEEDS_OBJECT = "must be an object with named features, as this bandit has them; it is an array"
 NO_OBJECT = "; this bandit has no named features"
+NO_ACTION_OBJECT = "; the bandit has no `actions.features`, so that its actions have no names"
 # What is on the wire may be longer than its JSON in the log: blanks, escapes, wide numbers.
 WIRE_BYTES, WIRE_TIMES = 256, 8
 _JSON, _MSGPACK = (
@@ -64,11 +67,23 @@ def _object(raw: msgspec.Raw, max_bytes: int, *, packed: bool) -> dict[str, Any]
         value = (_MSGPACK if packed else _JSON).decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         if _is_object(raw, packed=packed):
-            raise InvalidRequest("context", f"is no JSON object: {error}") from error
+            raise _no_object(raw, error, packed=packed) from error
         raise InvalidRequest("context", _needs_object(raw, packed=packed)) from error
     if is_envelope(value):
         raise InvalidRequest("context", NEEDS_OBJECT)
     return value
+
+
+def _no_object(raw: msgspec.Raw, error: Exception, *, packed: bool) -> InvalidRequest:
+    """Return the refusal of an object that cannot be decoded: mostly a number that is too large."""
+    try:
+        found = None if packed else not_finite(json.loads(bytes(memoryview(raw))))
+    except (ValueError, RecursionError):
+        found = None
+    if found is None:
+        return InvalidRequest("context", f"is no JSON object: {error}")
+    path, message = found
+    return InvalidRequest(".".join(["context", *path]), message)
 
 
 def _needs_object(raw: msgspec.Raw, *, packed: bool) -> str:
@@ -82,6 +97,11 @@ def _is_object(raw: msgspec.Raw, *, packed: bool) -> bool:
     if not packed:
         return first == b"{"
     return first != b"" and (first[0] >> 4 == 8 or first[0] in (0xDE, 0xDF))
+
+
+def hint_of(features: Any) -> str:
+    """Return what to add to the refusal of features that are an object in place of numbers."""
+    return NO_ACTION_OBJECT if isinstance(features, dict) and not is_envelope(features) else ""
 
 
 def rows_of(side: NamedSide, values: Sequence[Any], field: str) -> NDArray[np.uint8]:
@@ -126,7 +146,7 @@ def outcome_of(
     """
     if metrics is None:
         if reward is None:
-            raise InvalidRequest(field, "Field required, or `metrics` in place of it")
+            raise InvalidRequest(field, "is needed, or `metrics` in place of it")
         return reward
     if reward is not None:
         raise InvalidRequest("metrics", f"give either `{field}` or `metrics`")

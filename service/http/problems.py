@@ -34,6 +34,7 @@ from service.http.errors import (
     UnsupportedBody,
 )
 from service.http.schemas.decide import FieldProblem, Problem
+from service.http.wording import merged, worded
 from service.observe.counters import Metrics
 from service.serving.errors import (
     BanditExists,
@@ -123,7 +124,7 @@ def invalid_problem(error: ValidationError | RequestValidationError, model: Any)
     for item in found:
         item["loc"] = tuple(item["loc"])[skipped:]
     _name_unknown_keys(found, model)
-    return problem_of(InvalidBody([_field_error(item) for item in found]))
+    return problem_of(InvalidBody(merged(found, _field_error)))
 
 
 def refusal_of(error: Exception, metrics: Metrics, call: str = "") -> Refusal:
@@ -221,7 +222,9 @@ def _name_unknown_keys(found: list[dict[str, Any]], model: Any) -> None:
 def _field_error(item: dict[str, Any]) -> tuple[str, str]:
     """Return (field, message); a value's own check may name the part of it that is wrong."""
     location, message = tuple(item["loc"]), item["msg"]
-    if item["type"] == "value_error":
+    if item["type"] not in _UNKNOWN_KEY and item["type"] != "value_error":
+        message = worded(item)
+    elif item["type"] == "value_error":
         message = message.removeprefix("Value error, ")
         part, colon, rest = message.partition(": ")
         if colon and (part.isidentifier() or part.startswith("features.")):

@@ -272,7 +272,11 @@ async def put_actions(
     for action_id in missing:
         _check_new(action_id, "ids")
     if missing and rows is None and bandit.record.spec.has_action_features:
-        raise InvalidRequest("features", f"action {missing[0]!r} is new and needs features")
+        named = bandit.record.spec.actions.features is not None
+        needed = "an object, which may be empty: {}" if named else "a list of numbers"
+        raise InvalidRequest(
+            "features", f"action {missing[0]!r} is new and needs features, {needed}"
+        )
     store = engine.store
     row = await engine.commit(store.append_change, bandit.record, change, then=bandit.logged)
     await engine.settled(bandit, row.position)

@@ -21,6 +21,14 @@ from bandexa_core.spec import BanditSpec
 from bandexa_core.spec.changes import changeable_part, completed_spec, fixed_part, relearned_part
 from service.store.errors import Conflict, InvalidRequest
 
+# Why the log cannot answer for another value, by the key of what it stores.
+WHY = {
+    "context.shape": "nobody knows which numbers of logged contexts were left out, or came first",
+    "context.dtype": "logged contexts have no more digits than this type has",
+    "context.features": "logged contexts have either names or places, and not both",
+    "action_dim": "logged actions have no other features than these",
+    "actions.features": "logged actions have names, or they have none, and not both",
+}
 WHOLE = ("encoder.params", "context.features", "actions.features", "rewards.learn")
 
 
@@ -83,10 +91,8 @@ def planned(
         wanted.check_together()
     except ValueError as error:
         raise InvalidRequest.from_value_error(error, "encoder") from error
-    for key, old, new in differences(fixed_part(served), fixed_part(wanted)):
-        raise Conflict(
-            f"{key}: is {shown(old)} and cannot become {shown(new)} in the life of a bandit"
-        )
+    for key, _, _ in differences(fixed_part(served), fixed_part(wanted)):
+        raise _refused(key, served, wanted, given)
     if wanted.encoder.name not in registry.names():
         raise InvalidRequest("encoder.name", f"must be one of {', '.join(registry.names())}")
     changes = differences(dataclasses.asdict(served), dataclasses.asdict(wanted))
@@ -104,6 +110,23 @@ def planned(
     row = what is not None or changed_spec(served, changeable_part(wanted)) != served
     keys = tuple(change.key for change in relearned)
     return Plan("changed" if changes or row else "unchanged", wanted, changes, keys, row, what)
+
+
+def _refused(key: str, served: BanditSpec, wanted: BanditSpec, given: Collection[str]) -> Conflict:
+    """Return the refusal of a change that the log cannot answer: both values, and why."""
+    before, after = dataclasses.asdict(served), dataclasses.asdict(wanted)
+    for part in key.split("."):
+        before, after = before[part], after[part]
+    left_out = "" if key.split(".")[0] in given else ", which is what leaving it out means"
+    return Conflict(
+        f"{key}: is {_short(before)} and cannot become {_short(after)} in the life of a bandit"
+        f"{left_out}: {WHY[key]}. Put it under another name, or delete the bandit first"
+    )
+
+
+def _short(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def check_buildable(spec: BanditSpec, registry: EncoderRegistry) -> None:

@@ -18,10 +18,13 @@ ServiceError
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import BanditUid
+
+_FIELD = re.compile(r"[\w.\[\]]+")
 
 
 class ServiceError(BandexaError):
@@ -47,7 +50,7 @@ class InvalidRequest(ServiceError):
     def from_value_error(cls, error: ValueError, default: str) -> Self:
         """Build it from an error of the core whose message begins with `FIELD: `."""
         field, colon, message = str(error).partition(": ")
-        if colon and field.replace(".", "").replace("_", "").isalnum():
+        if colon and _FIELD.fullmatch(field):
             return cls(field, message)
         return cls(default, str(error))
 

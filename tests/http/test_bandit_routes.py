@@ -92,7 +92,7 @@ def test_the_same_put_again_changes_nothing_and_retains_the_generated_seed(api) 
         ("action_dim", 2, "action_dim: is 0 and cannot become 2"),
         (
             "context", {"features": "auto"},
-            'context.features: is null and cannot become "named"',
+            'context.features: is null and cannot become "auto"',
         ),
     ],
 )  # fmt: skip

@@ -149,7 +149,7 @@ def test_retiring_an_unknown_action_is_404(api, problem) -> None:
         ("actions.0.features", {"actions": [{"id": "q", "features": [None, 1]}]}),
         ("actions.0.features", {"actions": [{"id": "q", "features": [10**400, 1]}]}),
         ("features", {"actions": [{"id": "q", "features": [1, 2, 3]}]}),
-        ("actions", {"actions": [{"id": "q", "features": [1, 2]}, {"id": "a"}]}),
+        ("actions.1.features", {"actions": [{"id": "q", "features": [1, 2]}, {"id": "a"}]}),
         ("actions", {"actions": [{"id": "q", "features": [1]}, {"id": "a", "features": [1, 2]}]}),
     ],
 )

@@ -51,10 +51,10 @@ CASES = (
 @pytest.mark.parametrize(
     ("context", "place"),
     [
-        ("[1, null]", "([1]: Expected `float`, got `null`)"),
-        ('["a", 1]', "([0]: Expected `float`, got `str`)"),
-        ("[[1, 2], [3, true]]", "([1][1]: Expected `float`, got `bool`)"),
-        ("[[1, 2], 3]", "([1]: Expected `array`, got `int`)"),
+        ("[1, null]", "([1]: must be a number, not null)"),
+        ('["a", 1]', "([0]: must be a number, not a text)"),
+        ("[[1, 2], [3, true]]", "([1][1]: must be a number, not true or false)"),
+        ("[[1, 2], 3]", "([1]: must be a list, not a number)"),
     ],
 )
 def test_what_is_no_number_is_named_with_its_place(api, problem, names, context, place) -> None:
@@ -205,7 +205,7 @@ def test_nesting_just_below_what_msgpack_takes_is_refused_as_well(api, problem, 
         ("candidates.0.features", {"candidates": [{"id": "q", "features": [None, 1]}]}),
         ("candidates.0.features", {"candidates": [{"id": "q", "features": [{}, 1]}]}),
         ("candidates.0.features", {"candidates": [{"id": "q", "features": [10**400, 1]}]}),
-        ("candidates", {"candidates": [{"id": "q", "features": [1, float("nan")]}]}),
+        ("candidates.0.features", {"candidates": [{"id": "q", "features": [1, float("nan")]}]}),
         ("candidates", {"candidates": [{"id": "q", "features": [1, 1e39]}]}),
         (
             "candidates",

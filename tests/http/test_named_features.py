@@ -227,6 +227,7 @@ def test_a_bandit_with_numbers_takes_no_objects(api, packed) -> None:
     assert refused["errors"][0]["field"] == "candidates.0.features"
     refused = api.call("PUT", f"/bandits/{name}/actions", {"actions": inline}, 422)
     assert refused["errors"][0]["field"] == "actions.0.features"
+    assert "the bandit has no `actions.features`" in refused["detail"]
     assert api.state(name) == before
 
 
@@ -236,7 +237,11 @@ DECLARATIONS: list[tuple[Any, str, str]] = [
     ({"age": {"type": "number", "bin": 9}}, "context.features.age.bin", "has no such option"),
     ({"a": "number", "a.b": "number"}, "context.features.a", "a.b would be a part of it"),
     ({}, "context.features", "at least one field is needed"),
-    ({"id": {"type": "hash", "log": "hide"}}, "context.features.id.log", "invalid enum value"),
+    (
+        {"id": {"type": "hash", "log": "hide"}},
+        "context.features.id.log",
+        "must be keep, hash or drop, not 'hide'",
+    ),
     (
         {"id": {"type": "category", "values": ["a"], "log": "hash"}},
         "context.features.id.values",

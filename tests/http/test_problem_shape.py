@@ -13,6 +13,8 @@ from typing import Any
 import msgpack
 import pytest
 
+from service.http.codec import SPEC_BYTES
+
 SELECT = {"context": [1, 2]}
 REWARD = {"decision_id": "nobody", "reward": 1.0}
 ACTIONS = {"ids": ["a"], "features": [[1, 2]]}
@@ -120,7 +122,7 @@ def test_a_body_that_cannot_be_decoded_is_422(
 
 def is_too_long(path: str, body: bytes) -> bool:
     """Whether a body is longer than that of a configuration may be."""
-    return path == "/bandits/nobody" and len(body) > 65536
+    return path == "/bandits/nobody" and len(body) > SPEC_BYTES
 
 
 def test_a_content_type_may_have_parameters_and_capitals(api) -> None:

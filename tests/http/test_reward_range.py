@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REFUSED = "outside of reward_range, 0.0 to 1.0"
+REFUSED = "is outside of reward_range, 0 to 1"
 
 
 def decide(api: Any, name: str) -> str:
@@ -59,7 +59,7 @@ def test_a_refused_reward_names_field_value_and_range_and_changes_nothing(
     name = api.two_actions(rewards={"outside": "refuse"})
     decision = decide(api, name)
     body = {"decision_id": decision, "reward": 7.0}
-    errors = [{"field": "reward", "message": f"7.0, {REFUSED}"}]
+    errors = [{"field": "reward", "message": f"7 {REFUSED}"}]
     answer = problem(api.http.post("/reward", json=body), 422, "invalid-request")
     assert answer["errors"] == errors
     [item] = api.call("POST", "/reward/check", {"items": [body]})["items"]
@@ -94,7 +94,7 @@ def test_of_a_sum_it_is_the_sum_that_must_be_in_the_range(api: Any, problem: Any
     answer = problem(
         api.http.post("/reward", json=sent | {"reward_id": "r1"}), 422, "invalid-request"
     )
-    assert f"makes a sum of 1.5, {REFUSED}" in answer["detail"]
+    assert f"the sum of 1.5 {REFUSED}" in answer["detail"]
     less = sent | {"reward": -0.5, "reward_id": "r2"}
     assert api.call("POST", "/reward", less)["status"] == "aggregated"
 
@@ -176,7 +176,7 @@ def test_of_metrics_it_is_their_value_that_must_be_in_the_range(api: Any, proble
     more = {"decision_id": decision, "metrics": {"money": 9.5}}
     answer = problem(api.http.post("/reward", json=more), 422, "invalid-request")
     assert answer["errors"][0]["field"] == "metrics"
-    assert f"they make a value of 9.7, {REFUSED}" in answer["detail"]
+    assert f"their value of 9.7 {REFUSED}" in answer["detail"]
 
 
 def test_a_refused_row_of_an_import_leaves_nothing(api: Any) -> None:

@@ -79,6 +79,12 @@ def test_the_default_values_are_those_of_the_docs():
     assert NumberField() == NumberField(scale="auto", bins=None)
 
 
+TYPES = (
+    "age.type: must be one of bool, number, category, categories, text, time, vector, image, hash,"
+    " ignore"
+)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -87,21 +93,47 @@ def test_the_default_values_are_those_of_the_docs():
         ({"*": True}, '*: must be "auto"'),
         ({"age": 3}, "age: must be an object with a type, or the name of a type"),
         ({"age": {}}, "age.type: must be one of bool, number"),
-        ({"age": "numbr"}, "age.type: must be one of bool, number"),
-        ({"age": {"type": "number", "bin": 9}}, "age.bin: number has no such option"),
-        ({"age": {"type": "number", "bins": "8"}}, "age.bins: expected `int | null`, got `str`"),
+        ({"age": "numbr"}, f"{TYPES}, not 'numbr'; did you mean 'number'?"),
+        ({"age": "Integer"}, f"{TYPES}, not 'Integer'; did you mean 'number'?"),
+        ({"age": "string"}, f"{TYPES}, not 'string'; did you mean 'category'?"),
+        ({"age": "datetime"}, f"{TYPES}, not 'datetime'; did you mean 'time'?"),
+        ({"age": "qqq"}, f"{TYPES}, not 'qqq'"),
+        ({"age": "auto"}, 'age.type: "auto" is for all keys that are not declared: {"*": "auto"}'),
+        ({"age": {"bins": 8}}, "age.type: is needed; one of bool, number"),
+        (
+            {"user": {"age": "number"}},
+            "user: has no type; a name in another is declared as 'user.age'",
+        ),
+        (
+            {"age": {"type": "number", "bin": 9}},
+            "age.bin: number has no such option; did you mean 'bins'?",
+        ),
+        (
+            {"age": {"type": "number", "values": ["a"]}},
+            "age.values: number has no such option; it has log, scale, bins",
+        ),
+        ({"age": {"type": "number", "bins": "8"}}, "age.bins: must be a whole number, not a text"),
         ({"age": {"type": "number", "bins": 65}}, "age.bins: must be 0 to 64"),
-        ({"age": {"type": "number", "scale": "cubic"}}, "age.scale: invalid enum value 'cubic'"),
-        ({"age": {"type": "number", "log": "no"}}, "age.log: invalid enum value 'no'"),
+        (
+            {"age": {"type": "number", "scale": "cubic"}},
+            "age.scale: must be auto, linear, log or quantile, not 'cubic'",
+        ),
+        ({"age": {"type": "number", "log": "no"}}, "age.log: must be keep, hash or drop, not 'no'"),
         ({"c": {"type": "category", "buckets": 257}}, "c.buckets: must be 0 to 256"),
         ({"c": {"type": "category", "max_values": 0}}, "c.max_values: must be 1 to 5000"),
-        ({"c": {"type": "category", "values": []}}, "c.values: 1 to 5000 are needed"),
+        (
+            {"c": {"type": "category", "values": []}},
+            "c.values: must have 1 to 5000 entries, and has 0",
+        ),
         ({"c": {"type": "category", "values": ["a", "a"]}}, "c.values: each may be given once"),
-        ({"c": {"type": "category", "values": ["a", None]}}, "c.values[1]: expected `str`"),
+        (
+            {"c": {"type": "category", "values": ["a", None]}},
+            "c.values[1]: must be a text, not null",
+        ),
         ({"c": {"type": "category", "values": ["é" * 513]}}, "c.values[0]: must be valid text"),
         ({"q": {"type": "text", "width": 4097}}, "q.width: must be 1 to 4096"),
         ({"v": {"type": "vector", "size": 10_000}}, "v.size: must be 1 to 9999"),
-        ({"v": "vector"}, "v: object missing required field `size`"),
+        ({"v": "vector"}, "v.size: is needed"),
         ({"": "bool"}, "'': a path needs a name"),
         ({"a..b": "bool"}, "'a..b': a path needs a name"),
         ({"a": "bool", "a.b.c": "bool"}, "a: is a field, and a.b.c would be a part of it"),

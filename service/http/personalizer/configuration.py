@@ -87,7 +87,7 @@ def changed(spec: BanditSpec, body: ServiceConfiguration, *, needs_retrain: bool
         Refused, InvalidRequest: It cannot be taken.
     """
     if needs_retrain and body.model_retrain_days is None:
-        raise InvalidRequest("modelRetrainDays", "Field required")
+        raise InvalidRequest("modelRetrainDays", "is needed")
     if body.log_mirror_enabled:
         raise Refused(WRONG, "logMirrorEnabled: logs are not mirrored here: export them")
     mode = body.learning_mode or learning_mode(spec)
