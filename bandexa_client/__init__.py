@@ -35,6 +35,7 @@ from bandexa_client.answers.decisions import (
 from bandexa_client.answers.health import (
     BanditLearning,
     ClockState,
+    FieldRates,
     Finding,
     Learning,
     LearnState,
@@ -123,6 +124,7 @@ __all__ = [
     "ExplainedCandidate",
     "Explanation",
     "Features",
+    "FieldRates",
     "Finding",
     "Gone",
     "Guarded",

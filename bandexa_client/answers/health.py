@@ -46,6 +46,24 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldRates:
+    """How often a named feature had no value that the model could use, of the counted objects.
+
+    Attributes:
+        missing: The share of objects that lack it, or have null.
+        unseen: The share with a category that the vocabulary has not.
+        wrong: The share with a value of a type that counts as missing.
+        collided: Of its values in hashed places, the share whose place another one had before; None
+            without any.
+    """
+
+    missing: float
+    unseen: float
+    wrong: float
+    collided: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Learning:
     """Whether a bandit still learns, measured since the server started.
 
@@ -57,6 +75,9 @@ class Learning:
         refused_rewards: Rewards that were refused because they are outside of `reward_range`.
         loss_shown_after_s: Seconds after which a total loss of rewards would show; None while too
             little is known, or where the service does not report it.
+        feature_rates: Named features by side and path, such as "context.user.age", that were
+            missing, unseen, wrong or collided in a counted object; None where the service does not
+            report them.
     """
 
     findings: tuple[Finding, ...]
@@ -65,6 +86,7 @@ class Learning:
     clipped_values: int | None = field(default=None, metadata=SENT)
     refused_rewards: int | None = field(default=None, metadata=SENT)
     loss_shown_after_s: float | None = field(default=None, metadata=SENT)
+    feature_rates: Mapping[str, FieldRates] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

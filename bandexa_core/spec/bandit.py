@@ -226,16 +226,6 @@ class BanditSpec:
         return KERNEL_DRAW_SCALE if self.has_kernel else DRAW_SCALES[self.edition or EDITION]
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What keeps the bandit from learning which action suits which context."""
-        if self.policy == "uniform" or self.encoder.name != "concat":
-            return ()
-        return (
-            "encoder.name: concat adds up context and action, so that the same action is the best"
-            " for every context; bilinear has their products, per_action a model for each action",
-        )
-
-    @property
     def has_kernel(self) -> bool:
         """Whether features are those of a kernel: by name, or where both sides have names."""
         named = self.context.features is not None and self.actions.features is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -13,6 +13,7 @@ from bandexa_core.log.metrics import Totals
 from bandexa_core.policies import LinearHead
 from bandexa_core.schema import Encoding, FieldCounts
 from bandexa_core.spec.changes import relearned_part
+from bandexa_core.spec.warnings import warnings_of
 from service.http.earned import action_values, arm_state, lift_lines
 from service.http.schemas.bandits import (
     BanditAnswer,
@@ -27,7 +28,13 @@ from service.http.schemas.bandits import (
     TripState,
 )
 from service.http.schemas.challengers import ChallengerState, PromotionRule, ScoreState
-from service.http.schemas.health import BanditLearning, FindingAnswer, Learning, TrainerState
+from service.http.schemas.health import (
+    BanditLearning,
+    FieldRates,
+    FindingAnswer,
+    Learning,
+    TrainerState,
+)
 from service.observe.health import Finding, bandit_findings, failed_finding
 from service.serving.bandit import Bandit
 from service.serving.challengers import Challenger
@@ -63,7 +70,7 @@ def state_of(engine: Engine, bandit: Bandit) -> BanditAnswer:
         guarded=trip_state(bandit),
         challengers=challenger_states(bandit),
         unlearning="pending" if engine.rounds.must_unlearn(bandit) else "none",
-        warnings=model.spec.warnings,
+        warnings=[each.message for each in warnings_of(model.spec)],
         held_values=model.held.num,
     )
 
@@ -218,7 +225,29 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
         clipped_values=bandit.vitals.num_clipped,
         refused_rewards=bandit.vitals.rewards.get("refused", 0),
         loss_shown_after_s=bandit.vitals.loss_shown_after_s(),
+        feature_rates=dict(_feature_rates(bandit)),
     )
+
+
+def _feature_rates(bandit: Bandit) -> Iterator[tuple[str, FieldRates]]:
+    """Yield the fields that have a rate above 0, by side and path."""
+    named = named_inputs(bandit.model.policy)
+    sides = () if named is None else (
+        ("context", named.x, bandit.inputs.contexts), ("actions", named.a, bandit.inputs.actions),
+    )  # fmt: skip
+    for side, encoding, counts in sides:
+        observed = None if encoding is None else counts.under(encoding)
+        if encoding is None or observed is None or not observed.rows:
+            continue
+        for path in sorted(encoding.fields.keys() | observed.fields.keys()):
+            seen, rows = observed.fields.get(path, FieldCounts()), observed.rows
+            rates = FieldRates(
+                missing=observed.missing(path) / rows, unseen=seen.unseen / rows,
+                wrong=seen.wrong / rows,
+                collided=seen.collided / seen.hashed if seen.hashed else None,
+            )  # fmt: skip
+            if rates.missing or rates.unseen or rates.wrong or rates.collided:
+                yield f"{side}.{path}", rates
 
 
 def not_served(bandit: SetAside) -> BanditLearning:

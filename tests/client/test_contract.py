@@ -71,6 +71,7 @@ MODELS = {
     "LearnRow": "LearnLine",
     "BanditLearning": "BanditLearning",
     "LearnState": "LearnAnswer",
+    "FieldRates": "FieldRates",
     "Learning": "Learning",
     "LiftLine": "LiftLine",
     "LiftPart": "LiftPart",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bandexa_core.evaluation import Interval
+from bandexa_core.spec.warnings import Unlearnable
 from service.observe.counters import MINUTES, RECENT_ACTIONS, RECENT_VALUES, Traffic, Vitals
 from service.observe.health import (
     BanditState,
@@ -65,7 +66,7 @@ def test_a_bandit_without_traffic_is_healthy() -> None:
         ({"traffic": traffic((60, 100, 20), (10, 100, 0))}, ("join-rate-collapsed", "alarm")),
         ({"loss": Loss(1e9, 80, 30.0)}, ("rewards-lost", "alarm")),
         ({"drifts": (("context.age", 0.4),)}, ("features-drift", "notice")),
-        ({"warnings": ("all alike",)}, ("context-ignored", "notice")),
+        ({"warnings": (Unlearnable("actions-alike", "why"),)}, ("actions-alike", "notice")),
         ({"traffic": traffic((10, 100, 0))}, ("no-rewards", "notice")),
         ({"same_values": 1000, "last_value": 0.0}, ("constant-reward", "notice")),
         ({"num_values": 100, "outside": 0.05}, ("rewards-out-of-range", "notice")),
@@ -228,7 +229,7 @@ def test_a_server_that_learns_reports_it(api) -> None:
     assert answer["findings"] == []
     assert answer["bandits"][name] == {
         "findings": [], "join_rate": 1.0, "reward_mean": 0.25, "clipped_values": 0,
-        "refused_rewards": 0, "loss_shown_after_s": None,
+        "refused_rewards": 0, "loss_shown_after_s": None, "feature_rates": {},
     }  # fmt: skip
     assert api.state(name)["learning"] == answer["bandits"][name]
 

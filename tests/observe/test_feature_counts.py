@@ -134,6 +134,9 @@ def test_the_notice_and_the_metrics_of_a_server(api) -> None:
     findings = api.state(name)["learning"]["findings"]
     assert [one["name"] for one in findings] == ["features-misfit"]
     assert "has an unseen value in 100% of the last 120 counted requests" in findings[0]["message"]
+    rates = api.http.get("/learnz").json()["bandits"][name]["feature_rates"]
+    never = {"missing": 0.0, "unseen": 0.0, "wrong": 0.0, "collided": None}
+    assert rates == {f"context.{key}": never | {"unseen": 1.0, "collided": 0.0}}
     text = api.http.get("/metrics").text
     found = {
         (sample.labels["side"], sample.labels["field"], sample.labels["kind"]): sample.value
@@ -149,3 +152,8 @@ def test_the_notice_and_the_metrics_of_a_server(api) -> None:
         if sample.name == "bandexa_feature_drift" and sample.labels["bandit"] == name
     }
     assert drift[key] == pytest.approx(fields[key]["drift"], abs=1e-3)
+    items = [{"bandit": name, "context": {key: "pc", "n": "many"}}, {"bandit": name, "context": {}}]
+    api.call("POST", "/select/batch", {"items": items * 40})
+    rates = api.state(name)["learning"]["feature_rates"]
+    assert rates[f"context.{key}"]["missing"] == rates["context.n"]["missing"] == 0.2
+    assert (rates[f"context.{key}"]["unseen"], rates["context.n"]["wrong"]) == (0.6, 0.2)

@@ -332,6 +332,13 @@ export interface components {
              * @default 0
              */
             clipped_values: number;
+            /**
+             * @description Named features by side and path, such as context.user.age, under the served encoding; only those that were missing, unseen, wrong or collided in a counted object.
+             * @default {}
+             */
+            feature_rates: {
+                [key: string]: components["schemas"]["FieldRates"];
+            };
             findings: components["schemas"]["FindingAnswer"][];
             /** @description Rewarded actions per chosen action, over about the last 1,000. */
             join_rate: number | null;
@@ -835,6 +842,17 @@ export interface components {
             field: string;
             message: string;
         };
+        /** @description How often a named feature had no value that the model could use, of the counted objects. */
+        FieldRates: {
+            /** @description Of its values in hashed places, the share whose place another one had before; null without any. */
+            collided: number | null;
+            /** @description The share of objects that lack it, or have null. */
+            missing: number;
+            /** @description The share with a category that the vocabulary has not. */
+            unseen: number;
+            /** @description The share with a value of a type that counts as missing. */
+            wrong: number;
+        };
         /**
          * @description A named feature as the served encoding has it, and what requests had of it.
          *
@@ -1056,6 +1074,13 @@ export interface components {
              * @default 0
              */
             clipped_values: number;
+            /**
+             * @description Named features by side and path, such as context.user.age, under the served encoding; only those that were missing, unseen, wrong or collided in a counted object.
+             * @default {}
+             */
+            feature_rates: {
+                [key: string]: components["schemas"]["FieldRates"];
+            };
             findings: components["schemas"]["FindingAnswer"][];
             /** @description Rewarded actions per chosen action, over about the last 1,000. */
             join_rate: number | null;

@@ -49,6 +49,18 @@ class FindingList(BaseModel):
     findings: list[NotedFinding]
 
 
+class FieldRates(BaseModel):
+    """How often a named feature had no value that the model could use, of the counted objects."""
+
+    missing: float = Field(description="The share of objects that lack it, or have null.")
+    unseen: float = Field(description="The share with a category that the vocabulary has not.")
+    wrong: float = Field(description="The share with a value of a type that counts as missing.")
+    collided: float | None = Field(
+        description="Of its values in hashed places, the share whose place another one had before;"
+        " null without any."
+    )
+
+
 class Learning(BaseModel):
     """Whether a bandit still learns, by what happened since the server started."""
 
@@ -67,6 +79,11 @@ class Learning(BaseModel):
         None,
         description="Seconds after which a total loss of rewards shows as the alarm rewards-lost,"
         " by the traffic of the last minutes; null while too little is known of it.",
+    )
+    feature_rates: dict[str, FieldRates] = Field(
+        {},
+        description="Named features by side and path, such as context.user.age, under the served"
+        " encoding; only those that were missing, unseen, wrong or collided in a counted object.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from bandexa_core.evaluation import Interval
 from bandexa_core.log.promotions import Trip
+from bandexa_core.spec.warnings import Unlearnable
 from service.observe.backups import BackupStanding
 from service.observe.counters import Traffic
 from service.observe.evidence import Evidence
@@ -100,7 +101,7 @@ class BanditState:
         change_error: Why the wanted configuration could not be learned; None: nothing failed.
         trip: Why a guard made an arm serve everything; None: none did, or a person changed it.
         worse: Arms that the bandit is worse than, with the interval of its lift over each.
-        warnings: What in the configuration keeps it from learning by context.
+        warnings: What cannot be learned under the configuration.
         evidence: What its recent values say.
         enabled: Whether an action is offered.
         num_enabled: How many are.
@@ -134,7 +135,7 @@ class BanditState:
     change_error: str | None = None
     trip: Trip | None = None
     worse: tuple[tuple[str, Interval], ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Unlearnable, ...] = ()
     clips: bool = False
     evidence: Evidence = NOTHING
     enabled: Callable[[str], bool] = lambda _: True

@@ -53,8 +53,9 @@ def check_bandit(state: BanditState) -> Iterator[Finding]:
     yield from check_days(state.evidence)
     for warning in state.warnings:
         yield Finding(
-            "context-ignored", NOTICE, warning,
-            "a PUT with another encoder learns the log anew, and is served from then on",
+            warning.name, NOTICE, warning.message,
+            "a PUT with another encoder or other fields learns the log anew, and is served from"
+            " then on",
         )  # fmt: skip
     if state.learns:
         shown = dataclasses.replace(state, same_actions=0) if one_sided is not None else state

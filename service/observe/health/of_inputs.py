@@ -56,11 +56,16 @@ def collisions(inputs: InputCounts) -> list[tuple[str, float]]:
     return sorted(found, key=lambda each: -each[1])
 
 
+def and_more(num: int, what: str) -> str:
+    """Return ", and so with 2 more fields" where there are more, else ""."""
+    return f", and so with {num} more {what}{'s' * (num > 1)}" if num else ""
+
+
 def check_inputs(state: BanditState) -> Iterator[Finding]:
     """Yield the inputs that are so far from all others that nothing is learned from them."""
     if state.extremes:
         column, num, last = max(state.extremes, key=lambda extreme: extreme[1])
-        more = f", and {len(state.extremes) - 1} more columns" if len(state.extremes) > 1 else ""
+        more = and_more(len(state.extremes) - 1, "column")
         yield Finding(
             "extreme-inputs", NOTICE,
             f"context column {column} was beyond {EXTREME:g} deviations of its usual values in"
@@ -78,7 +83,7 @@ def check_inputs(state: BanditState) -> Iterator[Finding]:
         )  # fmt: skip
     if state.misfits:
         worst = max(state.misfits, key=lambda misfit: misfit.share)
-        more = f", and {len(state.misfits) - 1} more fields" if len(state.misfits) > 1 else ""
+        more = and_more(len(state.misfits) - 1, "field")
         kind = "an unseen value" if worst.what == "unseen" else "a value of a wrong type"
         yield Finding(
             "features-misfit", NOTICE,
@@ -92,7 +97,7 @@ def check_inputs(state: BanditState) -> Iterator[Finding]:
     moved = [each for each in state.drifts if each[0] not in misfits]  # those have their notice
     if moved:
         path, index = moved[0]
-        more = f", and {len(moved) - 1} more fields" if len(moved) > 1 else ""
+        more = and_more(len(moved) - 1, "field")
         yield Finding(
             "features-drift", NOTICE,
             f"recent values of {path} are distributed otherwise than those that were learned:"
@@ -102,10 +107,10 @@ def check_inputs(state: BanditState) -> Iterator[Finding]:
         )  # fmt: skip
     if state.collisions:
         path, share = state.collisions[0]
-        more = f", and {len(state.collisions) - 1} more" if len(state.collisions) > 1 else ""
+        more = and_more(len(state.collisions) - 1, "field")
         yield Finding(
             "features-collide", NOTICE,
             f"{share:.0%} of the counted values of {path} share a place with another value{more}",
-            "the model takes them for one; a new bandit can declare a larger `width` of the field,"
-            " or a coarser field in its place (docs/features.md)",
+            "the model takes them for one; a PUT with a larger `width` of the field, or with a"
+            " coarser field in its place, learns the log anew (docs/features.md)",
         )  # fmt: skip

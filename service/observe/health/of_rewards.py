@@ -52,12 +52,16 @@ def check_traffic(state: BanditState) -> Iterator[Finding]:
         value, learned = state.clipped
         yield Finding(
             "clipped-rewards", NOTICE,
-            f"values far beyond all others were clipped before they were learned:"
-            f" {state.num_clipped} since the server's start, the last one {value:g}, learned as"
-            f" {learned:g}",
-            "is that an error of the caller, or another unit? Where such rewards are right, the"
-            " bounds widen with the third of them; with rewards.clip_outliers false every value of"
-            " later decisions is learned as it is",
+            f"values far beyond {'reward_range' if state.clips else 'all others'} were clipped"
+            f" before they were learned: {state.num_clipped} since the server's start, the last one"
+            f" {value:g}, learned as {learned:g}",
+            "is that an error of the caller, or another unit? "
+            + (
+                "Where such rewards are right, change reward_range, or set rewards.outside to keep"
+                if state.clips
+                else "Where such rewards are right, the bounds widen with the third of them; with"
+                " rewards.clip_outliers false every value of later decisions is learned as it is"
+            ),
         )  # fmt: skip
     if state.same_actions >= ALIKE:
         yield Finding(

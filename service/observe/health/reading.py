@@ -9,6 +9,7 @@ from functools import partial
 from bandexa_core.evaluation import Interval
 from bandexa_core.ids import ActionId
 from bandexa_core.log.catalogue import Catalogue
+from bandexa_core.spec.warnings import warnings_of
 from service.observe.health.findings import Finding
 from service.observe.health.observed import BanditState, ChallengerSeen, ServerState
 from service.observe.health.of_bandit import check_bandit
@@ -74,7 +75,7 @@ def bandit_findings(engine: Engine, bandit: Bandit) -> list[Finding]:
         change_error=bandit.change_error,
         trip=bandit.configurations.trip,
         worse=tuple(worse_than(bandit)),
-        warnings=spec.warnings,
+        warnings=warnings_of(spec),
         clips=spec.clipped_to is not None,
         evidence=bandit.evidence,
         enabled=partial(_is_enabled, bandit.model.catalogue),
