@@ -24,6 +24,7 @@ from bandexa_core.log.catalogue import CatalogueChange
 from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from bandexa_core.replay import RowLayout
 from service.store.objects import packed_rows, unpacked_rows
+from service.store.packing import pack
 
 KIND_LEARN, KIND_CATALOGUE, KIND_CONFIG, KIND_IMPORT, KIND_VOID = 1, 2, 3, 4, 5
 ROW_BY_ROW, AS_BLOCK = 1, 2  # the rules by which a group is applied
@@ -46,7 +47,7 @@ def group_hash(previous: bytes, rule: int, leaves: Sequence[bytes]) -> bytes:
 
 def leaf_hash(row: Sequence[Any]) -> bytes:
     """Return the hash of one log row, given its position, kind, time and content."""
-    return blake2b(msgpack.packb(row), digest_size=HASH_BYTES).digest()
+    return blake2b(pack(row), digest_size=HASH_BYTES).digest()
 
 
 def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tuple[Any, ...]:
@@ -77,7 +78,7 @@ def void_content(key: DecisionKey, item: int, row: VoidRow) -> tuple[Any, ...]:
 
 def pack_metrics(metrics: Metrics | None) -> bytes | None:
     """Encode metrics; equal ones to the same bytes."""
-    return None if metrics is None else bytes(msgpack.packb(metrics))
+    return None if metrics is None else pack(metrics)
 
 
 def unpack_metrics(blob: bytes | None) -> Metrics | None:
@@ -87,7 +88,7 @@ def unpack_metrics(blob: bytes | None) -> Metrics | None:
 
 def pack_log_metrics(metrics: Metrics | None, before: Metrics | None) -> bytes | None:
     """Encode the metrics of a log row and those before it; None where there are none."""
-    return None if metrics is before is None else bytes(msgpack.packb((metrics, before)))
+    return None if metrics is before is None else pack((metrics, before))
 
 
 def unpack_log_metrics(blob: bytes | None) -> tuple[Metrics | None, Metrics | None]:
@@ -105,7 +106,7 @@ def _metrics(pairs: list[list[Any]] | None) -> Metrics | None:
 def pack_change(change: CatalogueChange) -> bytes:
     """Encode a catalogue change."""
     features = None if change.features is None else packed_rows(change.features)
-    return bytes(msgpack.packb((change.ids, features, change.enabled.tobytes())))
+    return pack((change.ids, features, change.enabled.tobytes()))
 
 
 def unpack_change(blob: bytes, layout: RowLayout) -> CatalogueChange:

@@ -28,12 +28,14 @@ from service.store.hashing import (
     unpack_metrics,
 )
 from service.store.objects import packed_action, packed_rows, recorded_action
+from service.store.packing import UNPACKING_ERRORS, pack, unpacker
 from service.store.records import ChosenAction, DecisionRecord, Propensities
 from service.store.sql.database import Database
 
 ERASED_ACTION = "erased"  # in place of an action that no catalogue has
 INSIDE, LEGACY = 0, 3  # column `ends`: inside a group, or its rule (see `hashing`; of schema 4)
 RULES = (ROW_BY_ROW, AS_BLOCK, LEGACY)
+_SUMMED, _CHOSEN = unpacker(tuple[int, int, bytes]), unpacker(list[list[Any]])
 
 
 def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
@@ -43,8 +45,8 @@ def pack_chosen(chosen: Sequence[ChosenAction], context: bytes) -> bytes:
         + (() if c.propensity is None else (c.propensity,))
         for c in chosen
     ]
-    packed = msgpack.packb(items)
-    return bytes(msgpack.packb((crc32(context), crc32(packed), packed)))
+    packed = pack(items)
+    return pack((crc32(context), crc32(packed), packed))
 
 
 def pack_propensities(found: Propensities) -> bytes:
@@ -137,11 +139,11 @@ def chosen_items(
 def _unpacked_chosen(decision_id: str, blob: bytes, context: bytes | None) -> list[list[Any]]:
     """Return the fields of each item; see `chosen_items`."""
     try:
-        context_sum, packed_sum, packed = msgpack.unpackb(blob)
+        context_sum, packed_sum, packed = _SUMMED.decode(blob)
         if crc32(packed) != packed_sum or (context is not None and crc32(context) != context_sum):
             raise ValueError("its checksum differs")
-        found: list[list[Any]] = msgpack.unpackb(packed)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        found = _CHOSEN.decode(packed)
+    except UNPACKING_ERRORS as error:
         raise StoreDamaged(f"decision {decision_id} is not what was written") from error
     return found
 
@@ -159,8 +161,8 @@ def blank_chosen(decision_id: str, blob: bytes) -> bytes:
         (ERASED_ACTION if c.slot == INLINE_SLOT else c.id, c.place, c.slot, b"", c.score)
         for c in items
     ]
-    packed = msgpack.packb(blank)
-    return bytes(msgpack.packb((crc32(b""), crc32(packed), packed)))
+    packed = pack(blank)
+    return pack((crc32(b""), crc32(packed), packed))
 
 
 def pack_candidates(record: DecisionRecord) -> bytes | None:
@@ -176,7 +178,7 @@ def pack_candidates(record: DecisionRecord) -> bytes | None:
         parts = (*parts, record.served, dict(record.shadows))
     elif record.served is not None:
         parts = (*parts, record.served)
-    return bytes(msgpack.packb(parts))
+    return pack(parts)
 
 
 def unpack_shadows(where: str, blob: bytes | None) -> dict[str, ActionId] | None:
@@ -211,7 +213,7 @@ def unpack_candidate_ids(decision_id: str, blob: bytes | None) -> tuple[ActionId
 
 def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:
     """Return the hash up to and including a row that schema 4 wrote: each row had the chain's."""
-    return blake2b(previous + msgpack.packb(row), digest_size=HASH_BYTES).digest()
+    return blake2b(previous + pack(row), digest_size=HASH_BYTES).digest()
 
 
 class StoredItem(NamedTuple):
@@ -266,7 +268,7 @@ def pack_items(items: Sequence[StoredItem]) -> bytes:
         bounds = () if low is None and high is None else ((low, high),)
         table = ({each.name: (each.num, *each.partials) for each in metrics},) if metrics else ()
         packed.append((_VOID if void else num, value, origin, latest, *rest, *bounds, *table))
-    return bytes(msgpack.packb(packed))
+    return pack(packed)
 
 
 def unpack_items(blob: bytes) -> tuple[StoredItem, ...]:
@@ -300,7 +302,7 @@ def _unpacked(
 
 def pack_delays(state: DelayState) -> bytes:
     """Encode how late the rewards of a bandit come."""
-    return bytes(msgpack.packb((state.since, state.num, state.age_s, dict(state.counts))))
+    return pack((state.since, state.num, state.age_s, dict(state.counts)))
 
 
 def stored_delays(connection: Database) -> dict[int, DelayState]:
