@@ -15,6 +15,7 @@ from service.http.personalizer.paths import is_personalizer
 from service.observe import spans
 from service.observe.correlation import Correlation, current
 from service.observe.counters import Metrics
+from service.observe.spans import Spans
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLOSED = 499  # nothing was answered: the client left before; the number that proxies log for it
@@ -35,46 +36,50 @@ class RequestCount:
         self._app = app
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request; a plain function, since another coroutine would cost more than it."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         asked = Correlation.of(scope["headers"])
         current.set(asked)  # in the task of this request
         if spans.active is None:
-            await self._counted(asked, scope, receive, send)
-            return
-        made = spans.active
+            return self._counted(asked, scope, receive, send)
+        return self._traced(spans.active, asked, scope, receive, send)
+
+    async def _traced(
+        self, made: Spans, asked: Correlation, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request within a span."""
         with made.request(scope["headers"]) as span:
             asked.trace_id = made.trace_id(span)
-            method, route, status = await self._counted(asked, scope, receive, send)
-            made.served(span, method, route, status)
+            await self._counted(asked, scope, receive, send)
+            made.served(span, method_of(scope), route_of(scope), asked.status)
 
     async def _counted(
         self, asked: Correlation, scope: Scope, receive: Receive, send: Send
-    ) -> tuple[str, str, int]:
-        """Serve a request; returns its method, route and status."""
+    ) -> None:
+        """Serve a request, and count it."""
         started = time.perf_counter()
-        status = CLOSED
+        asked.status = CLOSED
 
         def counted(message: Message) -> Awaitable[None]:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = asked.status = message["status"]
                 if asked.given is not None or status >= 400:
                     named = (REQUEST_ID, asked.request_id.encode("ascii"))
                     message = {**message, "headers": [*message.get("headers", ()), named]}
             return send(message)
 
-        method = scope["method"] if scope["method"] in METHODS else OTHER
         try:
             await self._app(scope, receive, counted)
         finally:
             seconds = time.perf_counter() - started
-            route = route_of(scope)
-            self._metrics.requested(method, route, status, seconds)
-        return method, route, status
+            self._metrics.requested(method_of(scope), route_of(scope), asked.status, seconds)
+
+
+def method_of(scope: Scope) -> str:
+    """Return the method of a request as it is counted."""
+    return scope["method"] if scope["method"] in METHODS else OTHER
 
 
 def route_of(scope: Scope) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+from collections.abc import Awaitable, Generator
+from types import CoroutineType, coroutine
+from typing import Any, TypeVar
 
 import msgpack
 import numpy as np
@@ -26,6 +28,7 @@ from service.store.errors import InvalidRequest, Unavailable
 
 _SNAPSHOT_TIMES = 10  # an import may take this many times as long as another body
 _IMPORT = re.compile(r"/bandits/[^/]+/snapshot/?")
+T = TypeVar("T")
 ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/learnz", "/metrics"})
 
 
@@ -113,18 +116,18 @@ class BodyReader:
         Raises:
             HTTPException: 413: the body is too large; 408: it takes too long.
         """
+        receiving = self._receive()
         if self._complete:  # the next message is the client's disconnect
-            return await self._receive()
-        # A plain timer costs a third of asyncio's timeout context.
-        timer = self._loop.call_at(self._due, self._expire, asyncio.current_task(self._loop))
-        try:
-            message = await self._receive()
-        except asyncio.CancelledError:
-            if self._expired:
-                raise self._too_slow() from None
-            raise
-        finally:
-            timer.cancel()
+            return await receiving
+        if isinstance(receiving, CoroutineType):
+            try:
+                awaited = receiving.send(None)
+            except StopIteration as received:  # a small body is mostly there already: no timer
+                message: Message = received.value
+            else:
+                message = await self._in_time(_go_on(receiving, awaited))
+        else:
+            message = await self._in_time(receiving)
         self._num_bytes += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._num_bytes > self._max_bytes:
@@ -132,6 +135,23 @@ class BodyReader:
         if self._num_bytes > self._held:
             self._reserve(self._num_bytes)
         return message
+
+    async def _in_time(self, receiving: Awaitable[Message]) -> Message:
+        """Return the message that is waited for.
+
+        Raises:
+            HTTPException: 408: it takes too long.
+        """
+        # A plain timer costs a third of asyncio's timeout context.
+        timer = self._loop.call_at(self._due, self._expire, asyncio.current_task(self._loop))
+        try:
+            return await receiving
+        except asyncio.CancelledError:
+            if self._expired:
+                raise self._too_slow() from None
+            raise
+        finally:
+            timer.cancel()
 
     async def whole(self) -> bytes:
         """Return the whole body.
@@ -172,6 +192,18 @@ class BodyReader:
     def _too_slow(self) -> HTTPException:
         detail = f"the body took longer than {self._timeout_s:g} s"
         return HTTPException(408, detail, {"Connection": "close"})
+
+
+@coroutine
+def _go_on(begun: CoroutineType[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """Await a coroutine that has begun and awaits something, and return its result."""
+    try:
+        yield awaited
+    except BaseException:  # most often it is cancelled
+        begun.close()
+        raise
+    result: T = yield from begun  # type: ignore[misc]
+    return result
 
 
 def too_large(max_bytes: int) -> HTTPException:

@@ -24,13 +24,15 @@ class Correlation:
     Attributes:
         given: The id that it came with; None: it has none, or one that cannot be used.
         trace_id: The trace that it is a part of, in hexadecimal; None: it is a part of none.
+        status: The status of its answer; 0: there is none yet.
     """
 
-    __slots__ = ("_made", "given", "trace_id")
+    __slots__ = ("_made", "given", "status", "trace_id")
 
     def __init__(self, given: str | None = None, trace_id: str | None = None) -> None:
         self.given = given
         self.trace_id = trace_id
+        self.status = 0
         self._made: str | None = None
 
     @classmethod
