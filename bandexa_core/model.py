@@ -830,7 +830,7 @@ class ServingModel:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
         if self.holds:
             return False
-        if self.void_from is not None or self.lacks_held:
+        if self.void_from is not None or self.held.first > 0:  # see `lacks_held`
             return True
         if self.position - self.base_position >= SNAPSHOT_EVERY:
             return True

@@ -100,7 +100,8 @@ class Rewards:
         """
         started = time.perf_counter()
         about(report.decision_id)
-        await self._batcher.arrived(report.decision_id)
+        if self._batcher.may_be_coming(report.decision_id):
+            await self._batcher.arrived(report.decision_id)
         try:
             decision, reported, rows = await self._steps.reward(report)
         except OutOfRange as error:
@@ -143,19 +144,21 @@ class Rewards:
         return record.spec.reward_range if bandit is None else bandit.model.spec.reward_range
 
     def _learn(self, step: Step, rows: Rows) -> None:
-        bandit = self._find(step.decision.bandit.uid)
+        decision = step.decision
+        bandit = self._find(decision.bandit.uid)
         if bandit is None:
             return
-        num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(step.decision.state)
+        vitals = bandit.vitals
+        num_rewarded = _num_rewarded(step.change.state) - _num_rewarded(decision.state)
         if num_rewarded > 0 and not step.imported:
             delay_s = _delay_s(step, self._clock.offset)
             for _ in range(num_rewarded):
-                bandit.vitals.joined(step.time, delay_s)  # also where its value is learned later
+                vitals.joined(step.time, delay_s)  # also where its value is learned later
         bandit.metrics.add(step)
         if not rows:
             return
         bandit.applier.follow(rows[-1].position)
-        spec, vitals = bandit.model.spec, bandit.vitals
+        spec = bandit.model.spec
         expected, clips = spec.expected_rewards, spec.clipped_to is not None
         for row in () if step.imported else rows:  # what was served elsewhere is no sign of health
             if row.after is None or row.learned is None:  # it became void
@@ -320,7 +323,7 @@ def _changed_rules(bandit: Bandit, made: DecisionRecord) -> RewardSpec | None:
 
 def _num_rewarded(state: DecisionState) -> int:
     """Return how many chosen actions have a reward that counts."""
-    if not state.activated:
+    if not state.activated or not state.num_rewards:
         return 0
     if len(state.items) == 1:
         return 1 if state.items[0].num else 0

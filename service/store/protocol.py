@@ -129,9 +129,11 @@ class Step(NamedTuple):
 
     def metric_totals(self) -> Sequence[tuple[str, int, float]]:
         """Return what it adds to the totals of metrics: name, number of values, sum."""
+        old_items, new_items = self.decision.state.items, self.change.state.items
+        if len(new_items) == 1 and old_items[0].metrics is new_items[0].metrics:
+            return ()
         found: list[tuple[str, int, float]] = []
-        pairs = zip(self.decision.state.items, self.change.state.items, strict=False)
-        for before, after in pairs:
+        for before, after in zip(old_items, new_items, strict=False):
             if before.metrics is not after.metrics:
                 rules = self.decision.rules
                 old, new = metrics_of(before, rules) or (), metrics_of(after, rules) or ()

@@ -125,6 +125,10 @@ class DecisionBatcher:
             if not waiting:
                 del self._encoding[own_id]
 
+    def may_be_coming(self, decision_id: DecisionId) -> bool:
+        """Whether a select with this id is encoded or waits to be drawn; see `arrived`."""
+        return decision_id in self._encoding or decision_id in self._queued_ids
+
     async def arrived(self, decision_id: DecisionId) -> None:
         """Return once the selects with this id that came before are drawn.
 

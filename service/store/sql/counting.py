@@ -144,11 +144,12 @@ def _value(
     action = score = metrics = metrics_before = shadows = None
     if chosen is not None:
         try:
-            action, score = chosen_score(f"of log row {position}", chosen, place)
+            action, score = chosen_score("of a log row", chosen, place)
         except (StoreDamaged, IndexError):  # verification reports it
             action = score = None
-    with suppress(StoreDamaged):  # likewise
-        shadows = unpack_shadows(f"of log row {position}", candidates)
+    if candidates is not None:
+        with suppress(StoreDamaged):  # likewise
+            shadows = unpack_shadows(f"of log row {position}", candidates)
     if payload is not None:
         metrics, metrics_before = unpack_log_metrics(payload)
     return CountedValue(

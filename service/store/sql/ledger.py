@@ -258,8 +258,9 @@ class Ledger:
         answers: list[tuple[Logged, ...] | BandexaError | None] = []
         of: dict[int, Configurations | None] = {}
         for step in steps:
-            decision = step.decision
-            found, bandit = stored.get(decision.key), decision.bandit
+            decision, change = step.decision, step.change
+            key, bandit = decision.key, decision.bandit
+            found = stored.get(key)
             if bandit.key not in of:
                 lives = self._bandit(bandit.key) is not None
                 of[bandit.key] = self._configurations(bandit) if lives else None
@@ -279,24 +280,24 @@ class Ledger:
                 answers.append(None)
                 continue
             rows, items = self._learn(step, found, chosen, known)
-            if step.change.amended:
+            if change.amended:
                 self._insert("rewards", rewards)  # those so far are concerned
                 rewards.clear()
                 rows = (*rows, *self._amend(step, found.items, rows))
-            if step.change.reward is not None:
+            if change.reward is not None:
                 rewards.append(_reward_row(step))
                 learns_delays = known.rules(found.position).maturity == "auto"
-                if learns_delays and not step.imported and step.change.reward in SOON:
+                if learns_delays and not step.imported and change.reward in SOON:
                     now = self._clock()
-                    self._delays.add(bandit.key, now - made_at(decision.key, found.time), now)
+                    self._delays.add(bandit.key, now - made_at(key, found.time), now)
             if step.closes is not None:
-                closed.append((step.closes, decision.key))
+                closed.append((step.closes, key))
             if step.matures is not None:
-                matured.append((step.matures, decision.key))
+                matured.append((step.matures, key))
             for each in step.metric_totals():
                 totals.append((bandit.key, *each))
-            stored[decision.key] = _after(step, found, items)
-            changed[decision.key] = step.change.state
+            stored[key] = _after(step, found, items)
+            changed[key] = change.state
             answers.append(rows)
         self._insert("rewards", rewards)
         self._insert("ledger", [_ledger_row(key, stored[key], changed[key]) for key in changed])
