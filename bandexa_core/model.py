@@ -132,6 +132,8 @@ class ServingModel:
     newer model has replaced this one: selects in flight finish on it, rows go to its successor.
 
     Attributes:
+        log_hash: The hash of the log up to its position; None: it is not known, or only some rows
+            of a group are applied.
         passes_until: Switches to other generations up to here do not concern it: its own generation
             is served again behind them.
         void_from: The first row of those that it may have learned and that are void since; None:
@@ -154,6 +156,7 @@ class ServingModel:
         self.created_at = 0.0
         self.base_position = LogPosition(0)
         self.position = LogPosition(0)
+        self.log_hash: bytes | None = None
         self.progress = Progress()
         self.forgetting = Forgetting()
         self.frozen = False
@@ -480,7 +483,9 @@ class ServingModel:
                     self._apply(row, load, z_1D)
                     index += isinstance(row, LearnRow)
                     self.position = row.position
+            self.log_hash = group.hash
         except Exception as error:
+            self.log_hash = None
             raise RowNotApplied(LogPosition(self.position + 1), error) from error
 
     @property
@@ -674,7 +679,7 @@ class ServingModel:
         self.policy.load_tensors(own)
         self.forgetting = Forgetting.from_tensors(take_prefix(tensors, FORGETTING))
         manifest = snapshot.manifest
-        self.position = position
+        self.position, self.log_hash = position, None
         self.void_from = None
         self.held = Held()
         self.progress = Progress(**manifest.meta["progress"])
@@ -865,7 +870,10 @@ def load_model(
     """
     model = ServingModel(spec, uid, registry, catalogue)
     model.generation = LogPosition(snapshot.manifest.meta.get(GENERATION, 0))
-    model._load(snapshot, LogPosition(snapshot.manifest.position))
+    manifest = snapshot.manifest
+    model._load(snapshot, LogPosition(manifest.position))
+    if manifest.log_hash or not manifest.position:  # an export has none
+        model.log_hash = bytes.fromhex(manifest.log_hash)
     return model
 
 

@@ -139,10 +139,12 @@ class Group(NamedTuple):
         as_block: The rule that the log prescribes for applying them. True: all features are
             computed at once, and consecutive first values are learned as a block. False: row by
             row. The two differ by rounding, so that every replay follows the rule in the log.
+        hash: The hash of the log up to its end; None where it was not read.
     """
 
     rows: tuple[LogRow, ...]
     as_block: bool = False
+    hash: bytes | None = None
 
     @property
     def position(self) -> LogPosition:

@@ -23,6 +23,7 @@ from service.cli import restarts
 from service.cli.certificate import Certificate
 from service.cli.process import STORE_FAILED_STATUS, serve_process
 from service.observe import logs
+from service.observe.counters import SharedCount
 from service.serving.lifecycle import ServerPlace
 from service.settings import Settings
 from service.store.address import PostgresUrl
@@ -55,6 +56,7 @@ class SharingServer:
         self._name = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._alive, self._lifeline = os.pipe()
         self._child = 0
+        self._diverged = SharedCount()  # a child ends with each, and the next one shows it
         self._ending = threading.Event()
 
     def run(self) -> int:
@@ -113,8 +115,9 @@ class SharingServer:
             settings = self._settings
             logs.configure(settings.log_format, settings.log_level)
             member = join(
-                self._address, settings.servers, self._name, self._own_url(), settings.lease_s
-            )
+                self._address, settings.servers, self._name, self._own_url(), settings.lease_s,
+                self._diverged,
+            )  # fmt: skip
             role = "keeper" if member.is_keeper else "replica"
             log.info("this is server %d of up to %d: %s", member.number + 1, member.servers, role)
             status = serve_process(

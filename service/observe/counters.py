@@ -9,6 +9,7 @@ observation in one number and not yet in another.
 from __future__ import annotations
 
 import math
+import mmap
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -315,6 +316,25 @@ class Count:
     def inc(self, by: int = 1) -> None:
         """Add to it."""
         self.value += by
+
+
+class SharedCount:
+    """A number that only grows, in memory that processes have in common which are forked later.
+
+    One of them adds to it at a time; it outlives them.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = mmap.mmap(-1, 8)
+
+    @property
+    def value(self) -> int:
+        """The number."""
+        return int.from_bytes(self._bytes[:], "little")
+
+    def inc(self) -> None:
+        """Add one to it."""
+        self._bytes[:] = (self.value + 1).to_bytes(8, "little")
 
 
 class Metrics:

@@ -281,6 +281,11 @@ class _EngineCollector(Collector):
             "Groups of writes that were made again because another server was faster.",
             value=cast(SharingStore, engine.store).overtaken,  # a server with a place has one
         )
+        yield CounterMetricFamily(
+            "bandexa_diverged",
+            "How often this server built its models anew, because the log has lost their rows.",
+            value=member.diverged.value,
+        )
 
 
 class _ReplicaCollector(_EngineCollector):

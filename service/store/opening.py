@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bandexa_core.ids import BanditUid, LogPosition
+from service.observe.counters import SharedCount
 from service.store.address import PostgresUrl, StoreAddress
 from service.store.clock import ClockState, ServiceClock
 from service.store.errors import StoreError, StoreUnreadable
@@ -61,13 +62,15 @@ def wait_for_turn(url: PostgresUrl, waiting: Callable[[], None]) -> None:
     _postgres(url).wait_for_turn(waiting)
 
 
-def join(url: PostgresUrl, servers: int, name: str, own_url: str, lease_s: float) -> Member:
+def join(
+    url: PostgresUrl, servers: int, name: str, own_url: str, lease_s: float, diverged: SharedCount
+) -> Member:
     """Make this server one of those that share a database; see `postgres.membership`.
 
     Raises:
         StoreError: The database cannot be used, or has as many servers as may share it.
     """
-    return _postgres(url).join(servers, name, own_url, lease_s)
+    return _postgres(url).join(servers, name, own_url, lease_s, diverged)
 
 
 def open_shared(

@@ -109,6 +109,8 @@ class DecisionRecord(NamedTuple):
         arm: The arm that decided; None where there were none, or none could serve the request.
         served: The action that the request named as the caller's own, where there were arms.
         shadows: The action that each shadow would have served, by its name; None without shadows.
+        log_hash: The hash of the log up to `position`; None: it is not known. A store that several
+            processes write to takes a decision only where the log has that row; it is not stored.
     """
 
     decision_id: DecisionId
@@ -133,6 +135,7 @@ class DecisionRecord(NamedTuple):
     arm: str | None = None
     served: ActionId | None = None
     shadows: Mapping[str, ActionId] | None = None
+    log_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

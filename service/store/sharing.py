@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
+from service.observe.counters import SharedCount
 from service.store.protocol import EventStore
 from service.store.records import BanditRecord
 
@@ -39,11 +40,14 @@ class Member(Protocol):
         live: How many serve now, this one included.
         secret: What only the servers of the database know.
         keeper_url: Where the keeper is reached; None: there is none now, or it is this one.
+        diverged: How often this server has built its models anew, because the database has lost
+            rows that they had learned.
     """
 
     number: int
     servers: int
     live: int
+    diverged: SharedCount
     secret: str
     keeper_url: str | None
 

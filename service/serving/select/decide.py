@@ -163,6 +163,7 @@ class _Recording(NamedTuple):
     """What the records of plain selects have in common, which one of them would look up again.
 
     Attributes:
+        log_hash: See `DecisionRecord`.
         trims: Whether contexts, and features of actions, are objects, which are trimmed.
     """
 
@@ -170,6 +171,7 @@ class _Recording(NamedTuple):
     now: float
     version: SnapshotVersion
     position: LogPosition
+    log_hash: bytes | None
     ids: Sequence[ActionId]
     slots: NDArray[np.int64]
     action: Callable[[int], NDArray[np.float32]]
@@ -180,8 +182,8 @@ class _Recording(NamedTuple):
         model = bandit.model
         trims = bandit.contexts is not None, model.spec.actions.features is not None
         return cls(
-            bandit.record.key, now, model.version, model.position, model.catalogue.ids,
-            offer.candidates.slots, offer.candidates.action, trims,
+            bandit.record.key, now, model.version, model.position, model.log_hash,
+            model.catalogue.ids, offer.candidates.slots, offer.candidates.action, trims,
         )  # fmt: skip
 
     def record(
@@ -199,7 +201,7 @@ class _Recording(NamedTuple):
             (chosen,), None, None, self.version, self.position, choice.propensity,
             command.activate, choice.explored, choice.std, command.unit,
             arm=choice.arm, served=None if choice.arm is None else command.served,
-            shadows=_shadows(choice, self.slots, self.ids),
+            shadows=_shadows(choice, self.slots, self.ids), log_hash=self.log_hash,
         )  # fmt: skip
 
 
@@ -271,6 +273,7 @@ def _drawn(
         arm=choice.arm,
         served=None if choice.arm is None else command.served,
         shadows=_shadows(choice, offer.candidates.slots, model.catalogue.ids, offer.ids),
+        log_hash=model.log_hash,
     )
     draw_s = time.perf_counter() - started - choice.encode_s
     several = len(offer.candidates) > 1

@@ -71,7 +71,7 @@ class HeldGroup(NamedTuple):
 
     def group(self) -> Group:
         """Return the group as readers get it."""
-        return Group(tuple(map(_readable, self.rows)), self.rule == AS_BLOCK)
+        return Group(tuple(map(_readable, self.rows)), self.rule == AS_BLOCK, self.hash)
 
 
 def _readable(held: HeldRow) -> LogRow:

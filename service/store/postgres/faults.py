@@ -16,6 +16,7 @@ from service.store.errors import StoreUnreadable
 
 MOVED = "BX001"  # raised by append: another process has written to the log
 STALE = "BX002"  # likewise: a decision is in another state
+STRAY = "BX003"  # raised by keep: a decision was drawn at a row that the log does not have
 CROSSED = ("40P01", "40001")  # two servers wait for each other: one of them begins again
 # Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
 # a transaction on a standby (25006), locks (55), rights that may be given back (42501).
@@ -41,7 +42,7 @@ class Fault(Enum):
 def fault_of(error: BaseException) -> Fault:
     """Classify an error of a write."""
     state = getattr(error, "sqlstate", None)
-    if state in (MOVED, STALE) or isinstance(error, LeaseLost):
+    if state in (MOVED, STALE, STRAY) or isinstance(error, LeaseLost):
         return Fault.FINAL
     if isinstance(error, asyncpg.PostgresError):
         return Fault.OUTAGE if (state or "")[:2] in _TEMPORARY or state == "42501" else (
@@ -59,6 +60,11 @@ def describe(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     state = getattr(error, "sqlstate", None)
     return f"PostgreSQL: {text}" + (f" ({state})" if state else "")
+
+
+def is_diverged(error: BaseException) -> bool:
+    """Whether a model has followed another branch of its log than the database has."""
+    return getattr(error, "sqlstate", None) == STRAY
 
 
 def is_overtaken(error: BaseException) -> bool:

@@ -26,8 +26,16 @@ from service.observe.counters import WriterTimes
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError, Unavailable
 from service.store.postgres.barrier import Barrier, Ends, Waiting, in_doubt, open_barrier
+from service.store.postgres.branches import WHY_LOST, lost_row
 from service.store.postgres.connection import Session
-from service.store.postgres.faults import ERRORS, Fault, describe, fault_of, is_overtaken
+from service.store.postgres.faults import (
+    ERRORS,
+    Fault,
+    describe,
+    fault_of,
+    is_diverged,
+    is_overtaken,
+)
 from service.store.postgres.operations import PostgresOperations
 from service.store.postgres.schema import current_epoch, reopened
 from service.store.postgres.sharing import Sharing
@@ -306,8 +314,12 @@ class PostgresWriter:
         if fault is Fault.OPERATION:
             return fault
         if fault is Fault.FINAL:
-            log.critical("another process has written to the store; only a restart finds out what"
-                         " is in it: %s", describe(error))  # fmt: skip
+            if is_diverged(error):
+                log.critical("a decision is not stored: %s: %s", describe(error), WHY_LOST)
+                self._diverged()
+            else:
+                log.critical("another process has written to the store; only a restart finds out"
+                             " what is in it: %s", describe(error))  # fmt: skip
             self.final = True
             self.failure = describe(error)
         else:
@@ -368,24 +380,21 @@ class PostgresWriter:
         """
         if self._epoch is not None and (epoch := current_epoch(session)) != self._epoch:
             return f"another server has used the database meanwhile (opening {epoch})"
-        ends: list[tuple[int, tuple[int, bytes]]] = list(self._ends.items())
+        ends = list(self._ends.items())
         if self._sharing is not None:  # a model may have rows that others have appended
             ends += self._sharing.seen()
-        for bandit, (position, digest) in ends:
-            found = session.fetch(
-                "SELECT hash FROM log WHERE bandit = $1 AND position = $2 UNION ALL"
-                " SELECT hash FROM trims WHERE bandit = $1 AND position = $2",
-                bandit, position,
-            )  # fmt: skip
-            deleted = session.fetch(
-                "SELECT 1 FROM bandits WHERE bandit = $1 AND deleted IS NULL", bandit
-            )
-            if deleted and (not found or found[0][0] != digest):
-                return (
-                    f"the database has lost row {position} of a log, or another one is in its"
-                    " place: it was restored, or a standby that was behind took over"
-                )
-        return None
+        lost = lost_row(session, ends)
+        if lost is None:
+            return None
+        self._diverged()
+        return (
+            f"the database has lost row {lost} of a log, or another one is in its place: {WHY_LOST}"
+        )
+
+    def _diverged(self) -> None:
+        """Count that models of this process are of another branch of a log."""
+        if self._sharing is not None:
+            self._sharing.diverged.inc()
 
 
 def _records(queued: Queued) -> Sequence[DecisionRecord]:

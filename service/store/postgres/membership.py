@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from hashlib import blake2b
 
+from service.observe.counters import SharedCount
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError
 from service.store.postgres.connection import Session
@@ -37,9 +38,11 @@ class Membership:
         name: A name of this server that no other one has; the same after its process was replaced.
         own_url: Where other servers reach it.
         lease_s: How long a lease holds that is not renewed.
+        diverged: Counts how often the models of this server were of another branch of the log.
 
     Attributes:
         number: From 0 on, below `servers`.
+        diverged: As given.
         servers: As given.
         live: How many servers have a number now; at least this one.
         secret: What only the servers of this database know.
@@ -53,8 +56,15 @@ class Membership:
     """
 
     def __init__(
-        self, url: PostgresUrl, servers: int, name: str, own_url: str, lease_s: float
+        self,
+        url: PostgresUrl,
+        servers: int,
+        name: str,
+        own_url: str,
+        lease_s: float,
+        diverged: SharedCount,
     ) -> None:
+        self.diverged = diverged
         self._url = url
         self._lease_s = lease_s
         self.servers = servers

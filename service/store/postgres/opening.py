@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 
+from service.observe.counters import SharedCount
 from service.store.address import PostgresUrl
 from service.store.clock import ClockState
 from service.store.inspected import Inspected
@@ -51,9 +52,11 @@ class Opening:
         kind = SharedStore if member.is_keeper else ReplicaStore
         return kind(self._url, durability, deliver, gather, member)
 
-    def join(self, servers: int, name: str, own_url: str, lease_s: float) -> Member:
+    def join(
+        self, servers: int, name: str, own_url: str, lease_s: float, diverged: SharedCount
+    ) -> Member:
         """Make this server one of those that share the database."""
-        return Membership(self._url, servers, name, own_url, lease_s)
+        return Membership(self._url, servers, name, own_url, lease_s, diverged)
 
     def reader(self) -> LogReader:
         """Open a reader of logs."""

@@ -80,7 +80,8 @@ class PostgresOperations(Operations):
         """Collect decisions; what is stored under their ids follows from `answers`."""
         live = [d for d in records if d.bandit in self._bandits]
         windows, maturing = self._waiting(live)
-        self._writing.keep([self._row(d) for d in live])
+        drawn = {(d.bandit, d.position, d.log_hash) for d in live if d.log_hash is not None}
+        self._writing.keep([self._row(d) for d in live], drawn)
         self._windows.open(windows)
         self._windows.mature_at(maturing)
         gone = Conflict("the bandit was deleted while the request was on its way")

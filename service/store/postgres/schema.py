@@ -21,6 +21,7 @@ from service.store.postgres.faults import ERRORS, describe
 SCHEMA_VERSION = 2
 READERS = 1  # schema 2 adds tables to schema 1
 _ADDED = {2: "tables_2.sql"}  # by the version that has them first
+_FUNCTIONS = ("functions_1.sql", "functions_2.sql")
 OLDEST_VERSION = 14  # of PostgreSQL
 LOCK = 0x62616E64  # "band": of the one server, beside the oid of the tables' schema
 UNWRITABLE = """
@@ -57,7 +58,7 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
         if _has_tables(session):
             _require(url, *_versions(session))
             _upgrade(session)
-            session.script(_text("functions_1.sql"))
+            session.script("".join(map(_text, _FUNCTIONS)))
         else:
             _create(session)
         session.fetch(f"SELECT pg_advisory_unlock({_CREATION})", LOCK + 1)
@@ -201,7 +202,7 @@ def _create(session: Session) -> None:
         ("log_uid", uuid.uuid4().hex),
     ):
         session.fetch(_META, key, value)
-    session.script(_text("functions_1.sql"))
+    session.script("".join(map(_text, _FUNCTIONS)))
     session.script("COMMIT")
 
 

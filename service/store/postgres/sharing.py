@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from bandexa_core.ids import LogPosition
+from service.observe.counters import SharedCount
 from service.store.postgres.faults import LeaseLost
 from service.store.postgres.leases import KEEPER, held
 
@@ -21,13 +22,16 @@ class Sharing:
 
     Args:
         epoch: Of the keeper's lease; None: this server is not the keeper, and administers nothing.
+        diverged: Counts how often the models of this server were of another branch of the log.
 
     Attributes:
+        diverged: As given.
         overtaken: How many groups were written again because another server was faster.
     """
 
-    def __init__(self, epoch: int | None) -> None:
+    def __init__(self, epoch: int | None, diverged: SharedCount) -> None:
         self.overtaken = 0
+        self.diverged = diverged
         self._epoch = epoch
         self._seen: dict[int, End] = {}
         self._new: dict[int, End] = {}

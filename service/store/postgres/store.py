@@ -108,7 +108,7 @@ class PostgresStore(SqlStore):
             self._confirms = durability == "barrier" or (member is not None and durability != "os")
             if member is not None:
                 self.ids.share = (member.number, member.servers)
-                self._sharing = Sharing(member.epoch)
+                self._sharing = Sharing(member.epoch, member.diverged)
             with self.reader() as reader:
                 for record in reader.bandits():
                     operations.remember(record)

@@ -1,7 +1,7 @@
 """The writing connection as the operations see it: writes of reports wait, and go as one statement.
 
 The operations insert into the tables of decisions, reports and the log. Those inserts are collected
-here. At the end of a group they are one call of `keep_v1` and `append_v1`, one autocommit
+here. At the end of a group they are one call of `keep_v2` and `append_v1`, one autocommit
 statement, so that no lock is held while the database waits for this process. Any other statement
 that has to see or follow what was collected opens a transaction first, and the group ends with its
 commit. Used on the writer thread.
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
+from bandexa_core.ids import LogPosition
 from service.store.hashing import GENESIS_HASH
 from service.store.postgres.connection import Found, Session
 from service.store.postgres.statements import as_text
@@ -28,11 +30,11 @@ _COLUMNS = {
 _BEGIN_DURABLE = "BEGIN; SET LOCAL synchronous_commit = on"
 # A commit waits only for what its own transaction has written: so it writes something.
 _COMMIT_DURABLE = "SELECT pg_logical_emit_message(true, 'bandexa', ''); COMMIT"
-_KEEP = "SELECT keep_v1($1, $2, $3)"
+_KEEP = "SELECT keep_v2($1, $2, $3, $4)"
 _APPEND = "SELECT append_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _BOTH = (
-    "SELECT keep_v1($1, $2, $3),"
-    " append_v1($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+    "SELECT keep_v2($1, $2, $3, $4),"
+    " append_v1($5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 )  # fmt: skip
 
 
@@ -65,6 +67,7 @@ class WritingDatabase:
 
     def _clear(self) -> None:
         self._decisions: list[tuple[Any, ...]] = []
+        self._drawn: set[tuple[int, LogPosition, bytes]] = set()
         self._opened: list[tuple[float, int]] = []
         self._waiting: list[tuple[float, int]] = []
         self._rows: list[tuple[Any, ...]] = []
@@ -118,9 +121,15 @@ class WritingDatabase:
         """Close the connection."""
         self.session.close()
 
-    def keep(self, rows: list[tuple[Any, ...]]) -> None:
-        """Collect decisions; `commit` returns the keys of those whose id is stored already."""
+    def keep(
+        self, rows: list[tuple[Any, ...]], drawn: AbstractSet[tuple[int, LogPosition, bytes]]
+    ) -> None:
+        """Collect decisions; `commit` returns the keys of those whose id is stored already.
+
+        `drawn`: the log rows that they were drawn at: bandits, positions and hashes.
+        """
         self._decisions += rows
+        self._drawn |= drawn
 
     def stepped_from(self, versions: dict[int, int]) -> None:
         """Note the versions of ledger rows as they were read: they must not have moved on.
@@ -217,7 +226,7 @@ class WritingDatabase:
         """Send what was collected, as one statement."""
         if not self._is_waiting:
             return frozenset()
-        keep = (self._decisions, self._opened, self._waiting)
+        keep = (self._decisions, self._opened, self._waiting, list(self._drawn))
         append = self._appended()
         try:
             if append is None:

@@ -144,7 +144,7 @@ class LogWriter:
             self._complete.append((*columns, INSIDE, leaf))
         self._complete.append((*last, rule, end_hash))
         self._heads[bandit] = LogHead(group.rows[-1].position, end_hash)
-        self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK), group.num_bytes)
+        self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK, end_hash), group.num_bytes)
 
     def newest_values(self, bandit: int) -> list[float]:
         """Return the newest first values in a log, oldest first, before any row that waits.
@@ -175,4 +175,4 @@ class LogWriter:
         end = group_hash(self._head(bandit).hash, ROW_BY_ROW, [leaf_hash(hashed)])
         self._complete.append((bandit, *columns, ROW_BY_ROW, end))
         self._heads[bandit] = LogHead(row.position, end)
-        self.tail.add(bandit, Group((row,)), 0)
+        self.tail.add(bandit, Group((row,), hash=end), 0)

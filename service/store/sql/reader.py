@@ -179,7 +179,7 @@ class SqlReader(ABC):
                 self._reached[record.key] = after, previous
                 rows_of_group = [decoded(record, each, self.ids) for each in waiting]
                 waiting.clear()
-                yield without(Group(tuple(rows_of_group), row.ends == AS_BLOCK), void)
+                yield without(Group(tuple(rows_of_group), row.ends == AS_BLOCK, row.hash), void)
 
     def forgetting_at(
         self,
