@@ -29,7 +29,7 @@ from service.http.schemas.dashboard import (
     Session,
 )
 from service.http.states import answered, learning_state, trainer_state
-from service.observe.dashboard import views
+from service.observe.dashboard import events, views
 from service.observe.health import server_findings
 from service.observe.slices import in_slices
 from service.serving.bandit import Bandit
@@ -208,7 +208,12 @@ async def bandit_over_time(
         with follower.aggregates() as aggregates, engine.store.history() as history:
             drawn = views.series(aggregates, bandit.record.uid, over, now)
             rounds = history.rounds(bandit.record, drawn["start"], MAX_ROUNDS)
-            return drawn | {"rounds": [dataclasses.asdict(one) for one in rounds]}
+            trail = history.audit(name, None, events.MOST)
+            done = events.events(trail, drawn["start"], drawn["end"])
+            return drawn | {
+                "rounds": [dataclasses.asdict(one) for one in rounds],
+                "events": [each._asdict() for each in done],
+            }
 
     drawn = await asyncio.get_running_loop().run_in_executor(None, found)
     model, state = bandit.model, learning_state(engine, bandit)

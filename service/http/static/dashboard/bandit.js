@@ -54,7 +54,7 @@ export class BanditView {
     const sync = `bandit-${this.name}`;
     const one = (title, hint, series, more = {}) => new Chart({ title, hint, series, sync, ...more });
     return {
-      reward: one("Mean reward", "Of the values learned, with the 95 % interval of their mean. Dashed: a snapshot swapped in; dotted: somebody changed it.", [
+      reward: one("Mean reward", "Of the values learned, with the 95 % interval of their mean. Dashed: a snapshot swapped in; dotted, with a word: what was done to it. The cursor on one says more.", [
         { label: "high", colour: "--band", value: number, line: 0 }, { label: "low", colour: "--band", value: number, line: 0 },
         { label: "mean", colour: "--c0", value: number },
       ], { bands: [{ series: [1, 2], fill: "--band" }], unit: (value) => number(value) }),
@@ -84,7 +84,6 @@ export class BanditView {
       get(`dashboard/${this.path}/decisions?limit=25`, signal),
       get(this.path, signal),
       get(`${this.path}/findings`, signal)]);
-    this.changes = audit.entries;
     this.showHead(found);
     this.showFeatures(state.features);
     showNoted(this.noted, noted.findings, found.start, found.end);
@@ -123,13 +122,9 @@ export class BanditView {
     const x = found.time;
     const first = Math.max(0, found.selects.findIndex(Boolean)); // a young bandit fills the charts, too
     const window = [Math.max(found.start, Math.min(x[first] - found.step_s, found.end - 20 * found.step_s)), found.end];
-    const words = ({ changes, what }) => {
-      const keys = changes.map((one) => one.key);
-      if (keys.includes("spec")) return "created";
-      const key = keys.find((one) => one.startsWith("spec."));
-      return key ? key.slice(5) : keys.includes("num_actions") ? "actions" : what.split("/").at(-1);
-    };
-    const marks = [...found.rounds, ...this.changes.map((entry) => ({ time: entry.time, error: null, text: words(entry) }))];
+    const swapped = ({ time: at, version, error }) => ({ time: at, kind: error === null ? "swap" : "failed", text: null,
+      detail: error === null ? `snapshot ${version} was swapped in` : `a round failed: ${error}` });
+    const marks = [...found.rounds.map(swapped), ...found.events];
     const put = (chart, ...columns) => chart.update([x, ...columns], { marks, window });
     put(charts.reward, found.reward.high, found.reward.low, found.reward.mean);
     put(charts.traffic, found.selects, found.rewards);

@@ -6,6 +6,11 @@ import { time as timeText } from "./format.js";
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const HEIGHT = 190;
 const WHOLE = [...Array(10).keys()].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power)); // of an axis of counts
+const MARKS = { guard: "--bad", failed: "--bad", promotion: "--c2", swap: "--mark", change: "--c1" }; // what matters more first
+const RANK = Object.keys(MARKS);
+const NEAR = 8; // pixels from the cursor
+const TOLD = 6; // marks at once
+const WORD = 22; // characters
 export const COLOURS = ["--c0", "--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
 
 // Values between two gaps: a line has no length there, so they are points, however dense the chart.
@@ -22,6 +27,7 @@ export class Chart {
     this.options = { series, bands, scales, sync, unit, share, whole };
     this.empty = h("p", { class: "soft", hidden: true }, "Nothing in this range.");
     this.place = h("div", { class: "chart" });
+    this.told = h("ul", { class: "told small" });
     this.body = h("tbody");
     this.table = h("details", { ontoggle: () => this.listed() },
       h("summary", {}, "Values as a table"),
@@ -29,7 +35,7 @@ export class Chart {
         h("thead", {}, h("tr", {}, h("th", {}, "time"), series.map((one) => h("th", { class: "num" }, one.label)))),
         this.body)));
     this.card = h("section", { class: "card", "aria-label": title },
-      h("h2", {}, title), h("p", { class: "soft small" }, hint), this.empty, this.place, this.table);
+      h("h2", {}, title), h("p", { class: "soft small" }, hint), this.empty, this.place, this.told, this.table);
     this.marks = [];
     this.window = null;
     this.data = null;
@@ -40,7 +46,7 @@ export class Chart {
 
   // `shown`: what legend and table say where what is drawn is something else (stacks).
   update(data, { marks = [], window, shown = null }) {
-    this.marks = marks;
+    this.marks = marks.slice().sort((a, b) => RANK.indexOf(a.kind) - RANK.indexOf(b.kind) || a.time - b.time);
     this.window = window;
     this.shown = shown ?? data;
     this.data = data;
@@ -89,41 +95,50 @@ export class Chart {
           value: (_, value, at, row) => one.value(row === null || row === undefined ? null : this.shown[index + 1][row]),
         }))],
       bands: bands.map((band) => ({ series: band.series, fill: css(band.fill) + (band.alpha ?? "") })),
-      hooks: { drawAxes: [(plot) => this.markRounds(plot)], setCursor: [(plot) => { if (plot.cursor.left < 0) queueMicrotask(() => this.rest()); }] },
+      hooks: { drawAxes: [(plot) => this.drawMarks(plot)], setCursor: [(plot) => { this.tellMarks(plot); if (plot.cursor.left < 0) queueMicrotask(() => this.rest()); }] },
     };
     this.plot = new uPlot(options, this.data, this.place);
     this.rest();
   }
 
   // What happened, on the time axis: dashed where a snapshot was swapped in, red where a round
-  // failed, dotted with a word where somebody changed something.
-  markRounds(plot) {
+  // failed or a guard acted, dotted with a word where something was done. Of words without room
+  // for all of them, those are written that matter more.
+  drawMarks(plot) {
     const { ctx, bbox } = plot;
+    const written = [];
     ctx.save();
-    let written = -Infinity; // where the last word ends: later ones do not cover it
-    for (const mark of this.marks.slice().sort((a, b) => a.time - b.time)) {
+    ctx.lineWidth = devicePixelRatio;
+    ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+    for (const mark of this.marks) {
       const x = plot.valToPos(mark.time, "x", true);
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
-      ctx.strokeStyle = css(mark.text ? "--c1" : mark.error === null ? "--mark" : "--bad");
-      ctx.lineWidth = devicePixelRatio;
-      const dash = (mark.text ? 1.5 : 4) * devicePixelRatio;
-      ctx.setLineDash([dash, 4 * devicePixelRatio]);
-      if (mark.text) {
-        ctx.fillStyle = css("--soft");
-        ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
-        const wide = ctx.measureText(mark.text).width;
-        const at = Math.max(bbox.left, Math.min(x + 3 * devicePixelRatio, bbox.left + bbox.width - wide));
-        if (at > written) {
-          ctx.fillText(mark.text, at, bbox.top + 9 * devicePixelRatio);
-          written = at + wide + 4 * devicePixelRatio;
-        }
-      }
+      ctx.strokeStyle = css(MARKS[mark.kind]);
+      ctx.setLineDash([(mark.text ? 1.5 : 4) * devicePixelRatio, 4 * devicePixelRatio]);
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
+      if (!mark.text) continue;
+      const text = mark.text.length > WORD ? `${mark.text.slice(0, WORD - 1)}\u2026` : mark.text;
+      const wide = ctx.measureText(text).width;
+      const at = Math.max(bbox.left, Math.min(x + 3 * devicePixelRatio, bbox.left + bbox.width - wide));
+      const gap = 4 * devicePixelRatio;
+      if (written.some(([low, high]) => at < high + gap && at + wide > low - gap)) continue;
+      written.push([at, at + wide]);
+      ctx.fillStyle = css(mark.kind === "guard" ? "--bad" : "--soft");
+      ctx.fillText(text, at, bbox.top + 9 * devicePixelRatio);
     }
     ctx.restore();
+  }
+
+  // What the marks near the cursor are: of the chart that the pointer is in, not of those that follow it.
+  tellMarks(plot) {
+    const { left, event } = plot.cursor;
+    const near = left < 0 || !event ? [] : this.marks.filter((mark) => Math.abs(plot.valToPos(mark.time, "x") - left) <= NEAR);
+    const lines = near.slice(0, TOLD).map((mark) => h("li", {}, `${timeText(mark.time)}: ${mark.detail}`));
+    if (near.length > TOLD) lines.push(h("li", {}, `and ${near.length - TOLD} more, in the list of changes`));
+    this.told.replaceChildren(...lines);
   }
 
   listed() {
