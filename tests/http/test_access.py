@@ -18,11 +18,12 @@ from service.http.keys import hash_of, load_keys, refuse_exposure
 from service.settings import SCOPES, SettingsError, load_settings
 from tests.fixtures.commands import bandexa
 from tests.fixtures.servers import Server, servers
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import WITHIN_S, poll
 
 KEYS: dict[str, str] = {scope: f"bx_key-for-{scope}-{'x' * 20}" for scope in SCOPES}
 KEYS["all"] = "bx_key-for-everything-xxxxxxxxxx"
-LOCAL = httpx.Client(trust_env=False, verify=False)  # reads no certificates
+LOCAL = open_client("")
 SECURITY_PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 ROUTES = {
     (method, path): scope

@@ -6,11 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.http.keys import hash_of, new_key
 from tests.fixtures.servers import Server
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 FIRST, SECOND = new_key(), new_key()
@@ -42,7 +42,7 @@ def server(start_server, path: Path) -> Server:
 
 def status(server: Server, key: str) -> int:
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False) as http:
+    with open_client(server.url) as http:
         return http.get("/bandits", headers=headers).status_code
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 SPEC = {
@@ -126,7 +127,7 @@ def test_of_changes_for_one_version_at_once_one_is_made(api) -> None:
     first, start = tag_of(api, name), threading.Barrier(6)
 
     def change(number: int) -> int:
-        with httpx.Client(base_url=api.http.base_url, trust_env=False, verify=False) as own:
+        with open_client(str(api.http.base_url)) as own:
             body = json.dumps(SPEC | {"training": {"train_every": 100 + number}})
             headers = {"content-type": "application/json", "if-match": first}
             start.wait()

@@ -15,6 +15,7 @@ from bandexa_client import BanditClient, Retry
 from service.http.keys import hash_of, load_keys, new_key
 from service.http.rates import Bucket
 from tests.fixtures.servers import Server
+from tests.fixtures.transport import open_client
 
 SLOW, ENDED, ENDING, FREE, ONCE = (new_key() for _ in range(5))
 SCOPES = '["select", "reward", "read", "admin"]'
@@ -42,7 +43,7 @@ def server(start_module_server, tmp_path_factory) -> Server:
 
 def call(server: Server, key: str, method: str, path: str, body: object = None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False, headers=headers) as http:
+    with open_client(server.url, headers=headers) as http:
         return http.request(method, path, json=body)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from service.settings import SettingsError, load_settings
 from tests.fixtures.servers import Server
+from tests.fixtures.transport import open_client
 
 LINEAR = {"policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 2}
 CALLS = [
@@ -147,7 +148,7 @@ def test_own_pages_followed_links_and_allowed_origins_pass(http) -> None:
 
 def elsewhere(server: Server, **options: Any) -> httpx.Client:
     url = server.url.replace("0.0.0.0", "127.0.0.1")
-    return httpx.Client(base_url=url, trust_env=False, verify=False, **options)
+    return open_client(url, **options)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from bandexa_client import BanditClient, Rejected
@@ -16,6 +15,7 @@ from service.http.keys import hash_of, load_keys, new_key
 from service.http.rates import Rates
 from tests.fixtures.commands import bandexa
 from tests.fixtures.servers import Server
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 from tests.http.test_access import ROUTES
 
@@ -50,7 +50,7 @@ def call(
     server: Server, key: str, method: str, path: str, body: object = None
 ) -> tuple[int, dict[str, Any]]:
     headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False, headers=headers) as http:
+    with open_client(server.url, headers=headers) as http:
         answer = http.request(method, path, json=body)
     return answer.status_code, answer.json() if "json" in answer.headers["content-type"] else {}
 
@@ -156,7 +156,7 @@ def test_a_limited_key_lists_its_bandits(server: Server) -> None:
 def test_a_limited_key_reaches_no_other_bandit_as_personalizers_client(server: Server) -> None:
     headers = {"Ocp-Apim-Subscription-Key": TEAM}
     path = "/personalizer/v1.0/rank"
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False, headers=headers) as http:
+    with open_client(server.url, headers=headers) as http:
         answer = http.post(path, json={"actions": [{"id": "a", "features": [{"x": 1}]}]})
     assert answer.status_code == 403
     assert "does not reach the bandit 'default'" in answer.text

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
-import httpx
 import pytest
 
 from bandexa_core.ids import ActionId
 from service.observe import log_output
 from service.observe.logs import LogFormat, configure
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 
@@ -140,7 +140,7 @@ def test_a_server_whose_log_nobody_reads_answers_and_ends(tmp_path) -> None:
         assert server.stderr is not None
         try:
             url = json.loads(server.stdout.readline())["url"]
-            with httpx.Client(base_url=url, trust_env=False, verify=False) as http:
+            with open_client(url) as http:
                 for _ in range(600):  # an audit line each; a pipe has room for fewer
                     assert http.delete("/bandits/none").status_code == 404
                 assert http.get("/readyz").json()["status"] == "ready"

@@ -6,11 +6,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from tests.fixtures.commands import bandexa
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 NUM_CLIENTS = 4
@@ -32,9 +32,7 @@ def changed(node, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def client(node, rig, number: int, stop: threading.Event, failures: list[str]) -> int:
     """Select and reward until `stop`; returns how often."""
-    with httpx.Client(
-        base_url=node.http.base_url, trust_env=False, verify=False, timeout=60
-    ) as http:
+    with open_client(node.url) as http:
         for count in range(100_000):
             if stop.is_set():
                 return count

@@ -12,6 +12,7 @@ import pytest
 from service.store.errors import StoreError
 from service.store.identity import first_key
 from service.store.sqlite.store import SqliteStore
+from tests.fixtures.transport import open_client
 
 NUM_CLIENTS = 8
 ENOUGH_REWARDS = 250
@@ -33,7 +34,7 @@ class Load:
 
     def _run(self, client: int) -> None:
         rig = self._rig
-        with httpx.Client(base_url=self._url, trust_env=False, verify=False, timeout=30) as http:
+        with open_client(self._url, 30) as http:
             number = 0
             while True:
                 name = f"{self.bandit}.{client}.{number}"

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,7 @@ from bandexa_core.posterior import GaussianPosterior
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.loading import load_at, newest_snapshot
 from service.store.sqlite.reader import StoreReader
+from tests.fixtures.transport import open_client
 
 PRIOR: dict[str, Any] = {
     "posterior": {"prior_mean": 0.0, "prior_var": 1.0},
@@ -62,9 +62,7 @@ def load(story: Story, rig, name: str, first: int, num: int) -> None:
     """Select and reward from several clients at once, each on its own connection."""
 
     def client(number: int) -> None:
-        with httpx.Client(
-            base_url=story.node.http.base_url, trust_env=False, verify=False, timeout=30
-        ) as http:
+        with open_client(story.node.url, 30) as http:
             for count in range(first + number, first + num, NUM_CLIENTS):
                 context = rig.context_of(name, count)
                 decision_id = f"{name}.{count}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
-
 from tests.fixtures.commands import bandexa
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 
@@ -15,9 +14,7 @@ class Fed:
 
     def __init__(self, url: str, key: str | None = None) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self.http = httpx.Client(
-            base_url=url, timeout=60, trust_env=False, verify=False, headers=headers
-        )
+        self.http = open_client(url, headers=headers)
 
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
