@@ -288,7 +288,7 @@ def test_every_accepted_reward_is_in_the_store_once_though_the_server_is_killed(
 
             def shop(number: int) -> None:
                 try:
-                    while not enough.is_set():
+                    while not enough.wait(0.01):
                         chosen = client.select(
                             "offers", [1.0, float(number)], fallback="red", within_s=2.0
                         )

@@ -22,6 +22,7 @@ from tests.fixtures.api import Api
 from tests.fixtures.commands import Process, start
 from tests.fixtures.servers import Server, servers
 from tests.fixtures.system_packages import find
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 DOCKER = Path(__file__).parents[2] / "docker"
@@ -128,7 +129,7 @@ class Site:
     url: str
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=60)
+        return open_client(self.url)
 
     def bandit(self, name: str, **spec: Any) -> str:
         """Create a bandit at the balancer, and wait until all servers know its actions."""
@@ -185,7 +186,7 @@ def test_every_request_is_answered_from_the_first_one_on(server, tmp_path) -> No
     url = httpx.URL(server.url)
     with (
         balancing(tmp_path, *away, f"{url.host}:{url.port}") as balanced,
-        httpx.Client(base_url=balanced, trust_env=False, timeout=30) as client,
+        open_client(balanced, 30) as client,
     ):
         for _ in range(20):
             assert client.get("/healthz").status_code == 200
@@ -227,7 +228,10 @@ def test_a_round_that_is_ordered_at_the_balancer_is_trained_elsewhere_and_served
 
 
 class Caller:
-    """Selects and rewards at the balancer; what fails is repeated once, a second later."""
+    """Selects and rewards at the balancer, fifty times a second at most.
+
+    What fails is repeated once, a second later.
+    """
 
     def __init__(self, site: Site, name: str) -> None:
         self._site, self._name = site, name
@@ -248,11 +252,11 @@ class Caller:
     def goes_on(self) -> None:
         """Wait until it has had some answers."""
         before = len(self.rewarded)
-        poll(lambda: self.failed or len(self.rewarded) > before + 20, "rewards go on")
+        poll(lambda: self.failed or len(self.rewarded) > before + 10, "rewards go on")
 
     def _run(self) -> None:
         with self._site.client() as client:
-            while not self._ends.is_set() and not self.failed:
+            while not self._ends.wait(0.02) and not self.failed:
                 chosen = f"called-{len(self.rewarded)}"
                 select = {"bandit": self._name, "context": [1.0, 0.5], "decision_id": chosen}
                 self._call(client, "/select", select)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -21,6 +20,7 @@ from bandexa_core.model import ServingModel
 from bandexa_core.snapshots.store import SnapshotStore
 from service.store.loading import load_at, newest_snapshot
 from service.store.sqlite.reader import StoreReader
+from tests.fixtures.transport import open_client
 
 NUM_CLIENTS, NUM_SWAPS = 16, 6
 NAME = "live"
@@ -40,11 +40,9 @@ class Run:
 
 
 def client(run: Run, rig, number: int, stop: threading.Event) -> None:
-    with httpx.Client(
-        base_url=run.node.http.base_url, trust_env=False, verify=False, timeout=30
-    ) as http:
+    with open_client(run.node.url, 30) as http:
         for count in range(100_000):
-            if stop.is_set():
+            if stop.wait(0.01):
                 return
             name = f"{number}.{count}"
             context = rig.context_of(name, 0)

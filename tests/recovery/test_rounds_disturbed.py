@@ -93,7 +93,7 @@ def test_it_is_killed_while_clients_and_rounds_go_on(node, rig):
 
     def client(number: int) -> int:
         done = 0
-        while not stop.is_set():
+        while not stop.wait(0.02):
             seen = rig.steps(node, "often", number * 1_000_000 + done, 10, train=False)
             assert {step.status for step in seen} == {"applied"}
             done += 10

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from tests.fixtures.servers import Server
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
 
 THREADS = 3
@@ -52,7 +53,7 @@ class Balanced:
         clients: dict[str, httpx.Client] = {}
         try:
             number = 0
-            while not self._stop.is_set() and not self.failed:
+            while not self._stop.wait(0.01) and not self.failed:
                 number += 1
                 key = f"balanced-{own}-{number}"
                 select = {
@@ -91,7 +92,7 @@ class Balanced:
         for step in range(len(self._servers)):
             url = self._servers[(turn + step) % len(self._servers)].url
             if url not in clients:
-                clients[url] = httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False)
+                clients[url] = open_client(url)
             try:
                 answer = clients[url].post(path, json=body)
             except httpx.ConnectError as error:

@@ -220,7 +220,7 @@ def test_nothing_acknowledged_is_lost_when_the_database_is_killed(tmp_path) -> N
 
             def load(first: int) -> None:
                 number = first
-                while not stop.is_set():
+                while not stop.wait(0.01):
                     context = context_of("b", number)
                     body = {"bandit": "b", "context": context, "decision_id": f"d{number}"}
                     answer = node.http.post("/select", json=body)

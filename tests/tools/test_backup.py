@@ -44,7 +44,7 @@ class Load:
         name = NAMES[client]
         number = 1000
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(0.02):
                 self.rig.feed(self.node, name, number, 4)
                 self.acknowledged += [f"{name}.{n}" for n in range(number, number + 4)]
                 number += 4

@@ -16,6 +16,9 @@ from tests.fixtures.waiting import poll
 class Traffic:
     """Selects and rewards over connections of its own, until it is stopped.
 
+    Each of them makes a hundred decisions a second at most: what is waited for meanwhile, such as
+    the start of a process, takes as long with more.
+
     Attributes:
         decided: The answered decisions by their ids: what was asked, and what was answered.
         rewarded: The ids of the decisions whose rewards were answered.
@@ -37,7 +40,7 @@ class Traffic:
         number = 0
         while not self._stop.is_set():
             with suppress(httpx.TransportError), self._server.client() as client:
-                while not self._stop.is_set():
+                while not self._stop.wait(0.01):
                     number += 1
                     decision_id = f"own-{own}-{number}"
                     body = {
