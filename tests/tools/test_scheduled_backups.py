@@ -80,10 +80,10 @@ def test_the_drill_restores_verifies_and_decides_as_before(launch, rig, tmp_path
     assert 1 <= len(made) <= 2  # a killed server may have left one more
     newest = made[-1]
     assert bandexa("verify", newest, "--quiet").returncode == 0
-    listed = bandexa("backups", folder, "--json")
-    assert {each["path"] for each in json.loads(listed.stdout)["backups"]} == {
-        str(each) for each in (*made, by_hand)
-    }
+    listed = json.loads(bandexa("backups", folder, "--json").stdout)["backups"]
+    found = {Path(each["path"]) for each in listed}
+    # One that was under way at the kill may end after it, and then has no name of its own yet.
+    assert {path for path in found if not path.name.startswith(".")} == {*made, by_hand}
     drilled = tmp_path / "restored"
     done = bandexa("restore", newest, drilled)
     assert done.returncode == 0, done.stderr
