@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, on a real server that simulators feed."""
+"""The dashboard in a real browser, on a real server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from service.http.keys import hash_of
+from tests.fixtures.transport import open_client
 from tests.fixtures.waiting import poll
-from tests.observe.dashboard.fed import Fed, simulate
+from tests.observe.dashboard.fed import Fed
 
 pytestmark = pytest.mark.needs("chromium")
 STATIC = files("service.http") / "static" / "dashboard"
@@ -25,16 +25,18 @@ UPLOT = {  # of uPlot 1.6.32, as its package on npm has them
     "uplot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
 }
 expect.set_options(timeout=30_000)
-NEURAL = "synthetic-neural_linear_ts-0"
+NEURAL, NUM = "products", 100
 WAIT_MS = 30_000
 
 
 @pytest.fixture(scope="module")
 def server(start_module_server: Any) -> Any:
     found = start_module_server()
-    simulate(found.url, "synthetic", "--horizon", "250")
     with Fed(found.url) as fed:
-        fed.counted(NEURAL, 250)
+        fed.shop(NEURAL, policy="neural_linear_ts", encoder={"name": "mlp"})
+        fed.visit(NEURAL, 0, NUM)
+        fed.call("POST", f"/bandits/{NEURAL}/train?wait=true")
+        fed.counted(NEURAL, NUM)
     return found
 
 
@@ -82,7 +84,7 @@ def test_the_chart_library_is_the_one_that_was_published(name: str) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_may_not(server: Any) -> None:
-    with httpx.Client(base_url=server.url, trust_env=False, verify=False) as http:
+    with open_client(server.url) as http:
         answer = http.get("/")
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -117,7 +119,7 @@ def test_every_view_shows_what_the_api_says(
     card = page.locator(f"article[data-bandit='{NEURAL}']")
     expect(card).to_be_visible()
     lines = {one["name"]: one for one in fed.call("GET", "/dashboard/overview")["bandits"]}
-    assert opened.fact(f"article[data-bandit='{NEURAL}']", "decisions") == "250"
+    assert opened.fact(f"article[data-bandit='{NEURAL}']", "decisions") == str(NUM)
     assert opened.fact(f"article[data-bandit='{NEURAL}']", "learned") == str(
         lines[NEURAL]["num_learned"]
     )
