@@ -14,11 +14,11 @@ from bandexa_core.limits import Bounds, LimitSpec, projected, projected_places
 from bandexa_core.rounding import drawn_list
 from bandexa_core.spec import SelectionSpec
 from bandexa_core.spec.arms import ArmSpec
-from tests.fixtures.matrices import spread
+from tests.fixtures.matrices import examples, spread
 
 IDS = ["a", "b", "c", "d", "e"]
 PLACES = 3
-NUM = 600
+NUM = examples(250, 600)
 LIMITS = {"a": LimitSpec(floor=0.15), "b": LimitSpec(max_share=0.1), "d": LimitSpec(max_share=0.2)}
 
 
@@ -83,7 +83,7 @@ def test_caps_that_cannot_hold_give_way_without_an_action_twice():
 def test_lists_are_drawn_with_the_probabilities_of_each_place(num_places, num):
     rng = np.random.default_rng(num)
     wanted = 0.8 * of_lists(rng, num_places, num) + 0.2 / num
-    runs, seen = 2000, np.zeros((num_places, num))
+    runs, seen = examples(700, 2000), np.zeros((num_places, num))
     for _ in range(runs):
         drawn = drawn_list(wanted, rng)
         assert len(set(drawn.tolist())) == num_places

@@ -14,10 +14,10 @@ from bandexa_core.limits import Bounds, Limits, LimitSpec, kept_or_drawn, projec
 from bandexa_core.spec import BanditSpec, SelectionSpec
 from bandexa_core.spec.arms import ArmSpec
 from bandexa_core.spec.changes import completed_spec
-from tests.fixtures.matrices import spread
+from tests.fixtures.matrices import examples, spread
 
 IDS = ["a", "b", "c", "d", "e"]
-NUM = 2000
+NUM = examples(1000, 2000)
 
 
 def bounds(low, high) -> Bounds:

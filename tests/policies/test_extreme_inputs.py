@@ -117,11 +117,11 @@ def test_a_network_renews_only_the_column_that_left_its_scale(
 @pytest.mark.parametrize(
     ("scene", "horizon", "policy", "seeds"),
     [
-        ("action", 800, "linear_ts interactions", 6),
         ("missing", 800, "linear_ts per_action", 3),
         *(
             pytest.param(*case, 6, marks=pytest.mark.slow)
             for case in (
+                ("action", 800, "linear_ts interactions"),
                 ("context", 800, "linear_ts interactions"),
                 ("context", 800, "linear_ts per_action"),
                 ("action", 800, "linear_ts per_action"),

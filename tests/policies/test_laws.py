@@ -17,9 +17,9 @@ from bandexa_core.policies import Candidates
 from bandexa_core.policies.laws import GapLaw, inverse_gaps
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.ties import Ranking
-from tests.fixtures.matrices import spread
+from tests.fixtures.matrices import examples, spread
 
-NUM = 2000
+NUM = examples(800, 2000)
 LEAST_P = 1e-3
 WAYS: dict[str, dict[str, Any]] = {
     "concat": {"encoder": "concat"},

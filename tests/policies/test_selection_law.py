@@ -15,8 +15,9 @@ from scipy import stats
 
 from bandexa_core.policies import Uniform
 from bandexa_core.policies.panel import Exploration
+from tests.fixtures.matrices import examples
 
-NUM_DECISIONS = 4000
+NUM_DECISIONS = examples(1500, 4000)
 NUM_DRAWS = 100_000
 LEAST_P = 1e-3
 ALONE = Exploration(panel=1)

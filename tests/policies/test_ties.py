@@ -17,9 +17,10 @@ from bandexa_core.policies import Candidates, LinearHead, draws
 from bandexa_core.policies.panel import Exploration, folded_winners
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.replay import RowLayout
+from tests.fixtures.matrices import examples
 
 ENCODERS = ("concat", "interactions", "bilinear", "mlp", "two_tower", "conv")
-NUM = 1200  # decisions of a statistical test
+NUM = examples(500, 1200)  # decisions of a statistical test
 MEMBERS = 16
 
 

@@ -276,7 +276,7 @@ def test_a_replay_equals_a_list_after_any_sequence_of_operations(
         },
     )
     run = settings(
-        max_examples=examples(20, 40),
+        max_examples=examples(10, 40),
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

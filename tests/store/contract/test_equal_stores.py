@@ -466,7 +466,7 @@ class BothStores(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=examples(8, 15), stateful_step_count=40, deadline=None,
+    max_examples=examples(5, 15), stateful_step_count=40, deadline=None,
     phases=[Phase.explicit, Phase.generate],  # to shrink a failure takes more than a test's time
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
