@@ -17,7 +17,7 @@ PEER = b"service.training.worker.peer"
 LONG_ROUND = 10_000  # optimizer steps
 # Ranks are started, not forked from a process that has imported torch: on a crowded machine that
 # takes long enough without being nice.
-SETTINGS = {"BANDEXA_TRAINER_PROCESSES": "2", "BANDEXA_TRAINER_NICENESS": "0"}
+SETTINGS = {"BANDEXA_TRAINER_PROCESSES": "2"}
 WITHIN_S = 300.0
 
 
