@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fixtures.nodes import Node
+
 pytestmark = pytest.mark.needs("gcc")
 SHIM = Path(__file__).with_name("shim") / "failing_disk.c"
 FAILED_FOR_GOOD = 4
@@ -93,6 +95,11 @@ def log_lines(node: Any) -> list[dict[str, str]]:
     return [json.loads(line) for line in node.log.read_text().splitlines() if line[:1] == "{"]
 
 
+def healed(node: Any, durability: str) -> Node:
+    """Start a server on the directory of one that has ended, on a disk that never fails."""
+    return Node(node.data_dir, durability=durability).start()
+
+
 def is_ready(node: Any) -> bool:
     return bool(node.http.get("/readyz").is_success)
 
@@ -143,7 +150,7 @@ def test_a_full_disk_refuses_and_recovers_by_itself(
     disk.heal()
     found = rewarded(node, rig)
     assert sorted(found) == sorted(sent.acknowledged)
-    node.start()
+    node = healed(node, durability)
     assert node.state("b")["position"] == position
     again = Sent()
     for first in (10, 30):  # what was refused may be sent again
@@ -195,7 +202,7 @@ def test_a_failed_sync_ends_the_server_and_the_next_one_serves_what_was_acknowle
     (why,) = [line for line in log_lines(node) if line["level"] == "critical"]
     assert "SQLITE_IOERR_FSYNC" in why["event"]
     disk.heal()
-    node.start()
+    node = healed(node, "commit")
     assert is_ready(node)
     again = Sent()
     reward(node, again, "b", 11, 10)
@@ -226,7 +233,7 @@ def test_a_failed_sync_of_a_checkpoint_ends_the_server_too(
     assert 10 < len(acknowledged) < 200
     assert node.wait() == FAILED_FOR_GOOD
     disk.heal()
-    node.start()
+    node = healed(node, "os")
     assert node.stop() == 0
     found = {row[0] for row in rig.query(node, "SELECT own_id FROM decisions")}
     assert acknowledged <= found
