@@ -24,7 +24,9 @@ pytest_plugins = [
     "tests.fixtures.postgres",
 ]
 # The folders whose files take longest. They run first, so that all workers end together.
-LONGEST = ("recovery", "store", "workers", "tools", "serving", "observe", "docs")
+LONGEST = (
+    "docker", "sharing", "recovery", "store", "workers", "tools", "serving", "observe", "docs",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -199,7 +199,10 @@ def ended(tmp_path: Path) -> Iterator[Callable[[subprocess.Popen[str]], None]]:
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.serves], ids=lambda block: block.name)
 def test_what_serves_listens_and_ends_when_told(
-    block: Block, tools: Path, tmp_path: Path, ended: Callable[[subprocess.Popen[str]], None]
+    block: Block,
+    forked_tools: Path,
+    tmp_path: Path,
+    ended: Callable[[subprocess.Popen[str]], None],
 ) -> None:
     lines = [line for line in block.text.splitlines() if line.strip()]
     for line in (line for line in lines if not INSTALLS.match(line)):
@@ -207,13 +210,13 @@ def test_what_serves_listens_and_ends_when_told(
         command = recipe(target.group(1)) if target else line
         command = command.replace(".venv/bin/", "").partition("#")[0].strip()
         if not SERVES.match(command):
-            shell(line, tmp_path, tools, "http://127.0.0.1:1")
+            shell(line, tmp_path, forked_tools, "http://127.0.0.1:1")
             continue
         process = subprocess.Popen(
             ["bash", "-c", f"exec env {command}"], text=True, stdout=subprocess.PIPE,
             cwd=ROOT if "examples/" in command else tmp_path,  # the root of a checkout
             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=environment(tools, "")
+            env=environment(forked_tools, "")
             | {"BANDEXA_PORT": "0", "BANDEXA_DATA_DIR": str(tmp_path / "bandexa-data")},
         )  # fmt: skip
         ended(process)
