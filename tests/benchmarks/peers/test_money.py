@@ -10,9 +10,7 @@ from benchmarks.peers.scenes import money
 from tests.fixtures.matrices import examples
 
 
-@pytest.mark.parametrize(
-    ("policy", "horizon"), [("default", examples(1000, 2000)), ("auto", 2000)]
-)
+@pytest.mark.parametrize(("policy", "horizon"), [("default", examples(1000, 2000)), ("auto", 2000)])
 def test_what_is_earned_is_within_a_tenth_of_the_best_mean(policy: str, horizon: int) -> None:
     """With an array of numbers, or with named contexts and actions, and nothing else given."""
     stream = money(seed=605, horizon=horizon)
