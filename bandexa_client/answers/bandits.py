@@ -29,8 +29,10 @@ class Plan:
         relearned: The keys among them for which a model is learned anew from the log.
         rows: Learned values of the bandit, if any are relearned.
         lost_rows: Learned values that an import brought, which the log does not have.
-        estimated_s: Seconds of the newest round; None without one, or with nothing to relearn.
+        estimated_s: About how many seconds that takes, by earlier rounds; None without any, or with
+            nothing to relearn.
         spec: The whole configuration, with all defaults.
+        warnings: What the bandit could not learn; None where the service does not report it.
     """
 
     status: str
@@ -40,6 +42,7 @@ class Plan:
     lost_rows: int
     estimated_s: float | None
     spec: Mapping[str, object]
+    warnings: tuple[str, ...] | None = field(default=None, metadata=SENT)
 
 
 @dataclass(frozen=True, slots=True)

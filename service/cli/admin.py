@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.features import feature_lines
 from service.cli.options import (
     USAGE,
     BanditName,
@@ -88,9 +89,17 @@ def show_bandit(
         return
     learning = state.pop("learning")
     findings = learning.pop("findings")
-    lines = [[key, json.dumps(value)] for key, value in _flat({**state, **learning})]
+    learning.pop("feature_rates", None)  # the table of fields has them
+    features, rebuild = state.pop("features", None), state.get("rebuild")
+    if rebuild is not None:  # of the wanted configuration, what differs from that above
+        wanted = _flat(rebuild.pop("spec"), "rebuild.spec.")
+        known = dict(_flat(state["spec"], "rebuild.spec."))
+    differs = [] if rebuild is None else [each for each in wanted if known.get(each[0]) != each[1]]
+    found = [*_flat({**state, **learning}), *differs]
     if not server.quiet:
-        typer.echo(columns(("key", "value"), lines))
+        typer.echo(columns(("key", "value"), [[key, json.dumps(value)] for key, value in found]))
+        for line in feature_lines(features or {}):
+            typer.echo(line)
     for finding in findings:
         typer.echo(f"{finding['severity']} {finding['name']}: {finding['message']}")
         typer.echo(f"  {finding['remedy']}")
@@ -228,6 +237,8 @@ def create_bandit(
         if created.rebuild is not None and created.rebuild.state != "done":
             done = f"a model is learned anew from {created.rebuild.rows} rows"
         typer.echo(f"{bandit}: {done}, {state['num_actions']} actions")
+        for warning in created.warnings or ():
+            typer.echo(f"warning: {warning}", err=True)
 
 
 def actions_of(spec: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from service.cli.options import (
     echo_json,
     fail,
 )
-from service.cli.remote import Server, with_server
+from service.cli.remote import Server, named, with_server
 
 if TYPE_CHECKING:
     from bandexa_client import BanditClient, Plan
@@ -59,6 +59,7 @@ class Difference:
             "bandit": self.name, "status": plan["status"] if not self.is_none else "unchanged",
             "changes": changes, "relearned": plan["relearned"], "rows": plan["rows"],
             "estimated_s": plan["estimated_s"], "actions": [each["id"] for each in self.actions],
+            "warnings": [] if self.is_none else list(plan["warnings"] or ()),
         }  # fmt: skip
 
     def lines(self) -> Iterable[str]:
@@ -67,15 +68,36 @@ class Difference:
         if new:
             yield f"{self.name}: is new"
         for change in () if new else self.plan.changes:
-            yield f"{self.name}: {change.key}: {json.dumps(change.old)} -> {json.dumps(change.new)}"
+            for key, old, new_value in _parts(change.key, change.old, change.new):
+                yield f"{self.name}: {key}: {_shown(old)} -> {_shown(new_value)}"
+        for warning in self.plan.warnings or () if not self.is_none else ():
+            yield f"{self.name}: warning: {warning}"
         if self.plan.relearned:
             took = self.plan.estimated_s
-            about = "" if took is None else f" (the newest round took {took:.1f} s)"
+            about = "" if took is None else f", in about {took:.1f} s by earlier rounds"
             yield f"{self.name}: a model is learned anew from {self.plan.rows} rows{about}"
         if self.actions:
             ids = ", ".join(each["id"] for each in self.actions[:5])
             more = f" and {len(self.actions) - 5} more" if len(self.actions) > 5 else ""
             yield f"{self.name}: actions new or different: {ids}{more}"
+
+
+NOTHING = object()  # in place of a value of a key that there is not
+
+
+def _parts(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs inside of two values of a key, by its path."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        yield key, old, new
+        return
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name, NOTHING), new.get(name, NOTHING)
+        if before != after:
+            yield from _parts(f"{key}.{name}", before, after)
+
+
+def _shown(value: Any) -> str:
+    return "(none)" if value is NOTHING else json.dumps(value)
 
 
 @with_server
@@ -92,21 +114,27 @@ def apply(
 ) -> None:
     """Create and change bandits, with their actions, until they are as a file says.
 
-    Each has a table [bandits.NAME], as in the server's TOML. What is not named stays as it is.
+    Each has a table `bandits.NAME`, as in the server's TOML. What is not named stays as it is.
 
-    With --diff nothing is changed, and the exit status is 0 where nothing differs, else 1.
+    All are compared before one is changed: where one cannot be as the file says, none is changed.
+
+    With --diff nothing is changed. Exit status 0: nothing differs. 1: something does.
+
+    2: the file says what a bandit cannot be.
     """
     tables = _tables(file)
     found = []
     with server.connected() as client:
         for name, table in tables.items():
-            difference = _difference(client, name, dict(table))
-            found.append(difference)
+            with named(f"bandits.{name}", USAGE if diff else REFUSED):
+                found.append(_difference(client, name, dict(table)))
+        for difference in found:
             if not server.quiet and not server.as_json:
                 for line in difference.lines():
                     typer.echo(line)
             if not diff and not difference.is_none:
-                _make(client, difference, wait=wait)
+                with named(f"bandits.{difference.name}"):
+                    _make(client, difference, wait=wait)
     differs = [each for each in found if not each.is_none]
     if server.as_json:
         echo_json([each.shown() for each in found])

@@ -46,7 +46,6 @@ REMEDIES = {
     "unknown-bandit": "`bandexa bandits list` shows the existing ones",
     "unknown-action": "`bandexa actions list BANDIT` shows the existing ones",
     "unknown-snapshot": "`bandexa snapshots list BANDIT` shows the existing ones",
-    "conflict": "what cannot change needs a bandit of another name",
     "too-large": "the server's max_body_bytes or max_snapshot_bytes allows no more",
     "store-failed": "check the server's disk and log",
 }
@@ -101,25 +100,41 @@ def connected(url: str, api_key: str | None, *, retries: bool = False) -> Iterat
             fail(str(error), "", USAGE)
 
 
-def _end(error: BanditError) -> NoReturn:
+@contextmanager
+def named(subject: str, refused: int = REFUSED) -> Iterator[None]:
+    """End the command where a call in the context fails, with a line about `subject`.
+
+    Args:
+        subject: What the call was about, where the command makes several.
+        refused: The exit status where the server refuses it.
+    """
+    from bandexa_client import BanditError
+
+    try:
+        yield
+    except BanditError as error:
+        _end(error, f"{subject}: ", refused)
+
+
+def _end(error: BanditError, about: str = "", refused: int = REFUSED) -> NoReturn:
     from bandexa_client import ServiceUnavailable
 
     if error.status is None:
-        refused = isinstance(error, ServiceUnavailable) and not error.timed_out
-        remedy = START if refused else ""
+        is_away = isinstance(error, ServiceUnavailable) and not error.timed_out
+        remedy = START if is_away else ""
         if _is_distrusted(error):
             remedy = TRUST
         if not isinstance(error, ServiceUnavailable):
             remedy = OTHER_SERVER
         fail(str(error), remedy, UNREACHABLE)
-    status = UNREACHABLE if error.status in (429, 503) else REFUSED
+    status = UNREACHABLE if error.status in (429, 503) else refused
     kind, detail = error.problem.get("type"), error.problem.get("detail")
     if not isinstance(kind, str) or not isinstance(detail, str):
         fail(f"{error}: this is not an answer of Bandexa", OTHER_SERVER, status)
     kind = kind.rpartition(":")[2]
     wait_s = error.retry_after_s if isinstance(error, ServiceUnavailable) else None
     retry = "" if wait_s is None else f"try again in {wait_s:g} s"
-    fail(f"{detail} ({kind})", REMEDIES.get(kind, retry), status)
+    fail(f"{about}{detail} ({kind})", REMEDIES.get(kind, retry), status)
 
 
 def _is_distrusted(error: BaseException | None) -> bool:

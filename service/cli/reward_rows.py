@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,7 +55,11 @@ def read(path: Path, bandit: str | None) -> Iterator[Row]:
     try:
         for line, record in records:
             yield _row(line, record, bandit)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except FileNotFoundError as error:
+        raise Unreadable(f"{path}: there is no such file") from error
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: it is not in UTF-8 ({error.reason})") from error
+    except (OSError, csv.Error) as error:
         raise Unreadable(f"{path}: {error}") from error
 
 
@@ -94,9 +99,23 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _check_columns(path: Path, names: Any) -> None:
     if "decision_id" not in names:
-        raise Unreadable(f"{path}: the column 'decision_id' is missing")
+        raise Unreadable(f"{path}: the column 'decision_id' is missing; {_head(names)}")
     if "reward" not in names and not any(name.startswith(METRIC) for name in names):
-        raise Unreadable(f"{path}: the column 'reward' is missing, or one like 'metrics.click'")
+        missing = "the column 'reward' is missing, or one like 'metrics.click'"
+        raise Unreadable(f"{path}: {missing}; {_head(names)}")
+
+
+def _head(names: Sequence[str]) -> str:
+    """Return what a file has in its first line, and what is probably wrong with it."""
+    if not names:
+        return "it is empty"
+    if len(names) == 1 and (found := re.search(r"[;\t|]", names[0])):
+        mark = {";": "semicolons", "\t": "tabs", "|": "bars"}[found[0]]
+        return f"its first line has {mark} between columns, which commas have to be"
+    shown = ", ".join(repr(name[:40]) for name in names[:8])
+    written = [name for name in names if name not in KNOWN and name.strip().lower() in KNOWN]
+    hint = "; names are in small letters, without blanks" if written else ""
+    return f"its first line, which names the columns, has {shown}{hint}"
 
 
 def _row(line: int, record: Mapping[str, Any], bandit: str | None) -> Row:
@@ -127,9 +146,18 @@ def _numbers(record: Mapping[str, Any]) -> tuple[dict[str, float], str]:
     for name in columns:
         number = _number(record.get(name))
         if number is None:
-            return {}, f"{name}: {record.get(name)!r} is no finite number"
+            given = record.get(name)
+            return {}, f"{name}: it is missing" if not _text(given) else (
+                f"{name}: {given!r} is no finite number{_comma(given)}"
+            )
         found[name] = number
     return found, ""
+
+
+def _comma(value: Any) -> str:
+    """Return a hint where a number has a comma in place of a point."""
+    is_one = isinstance(value, str) and _number(value.replace(",", ".", 1)) is not None
+    return "; write a point, not a comma" if is_one else ""
 
 
 def _text(value: object) -> str:

@@ -258,7 +258,8 @@ def import_rewards(
             report.complete = ended = True
     except Unreadable as error:
         ended = True
-        _show(report, server, dry_run=dry_run)
+        if report.rows or server.as_json:
+            _show(report, server, dry_run=dry_run, mend=True)
         fail(str(error), "", USAGE)
     finally:
         if not ended:  # a call failed: what was answered before is stored
@@ -298,7 +299,7 @@ def _outcome(answer: RewardStatus | Rejected) -> tuple[str, str]:
     return "unknown" if isinstance(answer, NotFound | Gone) else "refused", detail
 
 
-def _show(report: Report, server: Server, *, dry_run: bool) -> None:
+def _show(report: Report, server: Server, *, dry_run: bool, mend: bool = False) -> None:
     if server.as_json:
         echo_json(report.to_json(dry_run=dry_run))
         return
@@ -312,4 +313,5 @@ def _show(report: Report, server: Server, *, dry_run: bool) -> None:
     if more := report.num_problems - len(report.problems):
         typer.echo(f"and {more} more lines", err=True)
     if not report.complete:
-        typer.echo("not all rows were sent: run it again", err=True)
+        what = "mend the file, and run it again" if mend else "run it again"
+        typer.echo(f"not all rows were sent: {what}; what was stored stays as it is", err=True)

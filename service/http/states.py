@@ -156,7 +156,7 @@ def plan_answer(bandit: Bandit | None, plan: Plan) -> PlanAnswer:
         status=plan.status,
         changes=[KeyChange(key=each.key, old=each.old, new=each.new) for each in plan.changes],
         relearned=list(plan.relearned), rows=rows, lost_rows=lost, estimated_s=plan.estimated_s,
-        spec=plan.spec,
+        spec=plan.spec, warnings=[each.message for each in warnings_of(plan.spec)],
     )  # fmt: skip
 
 

@@ -97,7 +97,10 @@ async def plan(
         found = await _checked_change(engine, known, spec, given)
         if not found.relearned:
             return found
-        seconds = await in_own_thread(_newest_round_s, engine, known)
+        encoder, num_rows = found.spec.encoder.name, known.model.progress.num_learned
+        seconds = engine.rounds.paces.seconds(encoder, num_rows)
+        if seconds is None:
+            seconds = await in_own_thread(_newest_round_s, engine, known)
         return dataclasses.replace(found, estimated_s=seconds)
 
 

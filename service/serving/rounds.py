@@ -25,6 +25,7 @@ from service.serving.bandit import Bandit
 from service.serving.commits import Committer
 from service.serving.erased_rows import remove_learned
 from service.serving.files import remove_files
+from service.serving.pace import Paces
 from service.serving.swap import Swapper
 from service.settings import Settings
 from service.store.address import PostgresUrl
@@ -82,6 +83,7 @@ class Rounds:
         self._commit = Committer(asyncio.get_running_loop())
         self._loader = loader
         self._swapper = Swapper(registry, metrics, store, loader)
+        self.paces = Paces()
         self.supervisor = self._trainers(metrics)
 
     def _trainers(self, metrics: Metrics) -> TrainerSupervisor | RemoteTrainers:
@@ -346,6 +348,8 @@ class Rounds:
             ),
         )
         round_s = event.metrics["round_seconds"]
+        served = bandit.model
+        self.paces.add(served.spec.encoder.name, round_s, served.progress.num_learned)
         self._traced(bandit, {"train": round_s, "swap": swapped}, event)
         model = bandit.model
         if model.spec.training.mode == "background" and model.round_due():

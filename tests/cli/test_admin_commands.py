@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,4 +232,39 @@ def test_named_features_from_a_file(api, run: Run, tmp_path: Path) -> None:
     assert of_json(run("actions", "list", name, "--json"))[1]["features"] == {}
     api.select(name, {"user": {"age": 3}})
     shown = run("bandits", "show", name).stdout
-    assert "features.context.num_columns" in shown
+    assert "context: 64 inputs, before the first round; 1 objects counted since" in shown
+    assert re.search(r"^user\.age +not typed yet .* keep$", shown, re.M)
+    assert "features.context" not in shown
+    assert of_json(run("bandits", "show", name, "--json"))["features"]["context"]["num_columns"]
+
+
+def test_fields_and_crosses_are_shown_as_tables(api, run: Run) -> None:
+    name = api.fresh("cli")
+    spec = {"policy": "linear_ts", "context": {"features": {"age": "number", "device": "category"}}}
+    spec |= {"actions": {"features": "auto"}, "training": {"mode": "lockstep"}}
+    api.call("PUT", f"/bandits/{name}", spec, 201)
+    actions = [{"id": one, "features": {"kind": one}} for one in "xy"]
+    api.call("PUT", f"/bandits/{name}/actions", {"actions": actions})
+    for number in range(40):
+        device = ("phone", "pc")[number % 2]
+        made = api.select(name, {"age": 30 + number % 7, "device": device})
+        api.reward(made["decision_id"], float((made["action"]["id"] == "x") == (device == "pc")))
+    api.train(name)
+    for number in range(4):
+        api.select(
+            name, {"age": ["x12", None, "31", 32][number], "device": "tv"}, [422, 200][number > 0]
+        )
+    shown = run("bandits", "show", name).stdout
+    assert re.search(r"^context: \d+ inputs, from 40 values; 3 objects counted since$", shown, re.M)
+    assert re.search(r"^age +number +\d+ +33% +33% .*keep$", shown, re.M), "missing, converted"
+    assert re.search(r"^device +category +\d+ +100% .*keep$", shown, re.M), "unseen"
+    assert re.search(r"^device +kind +\d+ +[\d.]+$", shown, re.M), "the cross that was chosen"
+
+
+def test_what_cannot_be_learned_is_warned_of_where_it_is_created(
+    api, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "blind.toml"
+    file.write_text('policy = "linear_ts"\ncontext.shape = [2]\nencoder.name = "bilinear"\n')
+    made = run("bandits", "create", api.fresh("cli"), "--file", str(file))
+    assert made.stderr.startswith("warning: encoder.name: bilinear knows actions by their features")

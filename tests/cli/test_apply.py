@@ -74,6 +74,49 @@ def test_what_the_log_cannot_answer_is_refused_with_both_values(api, run, tmp_pa
     run("apply", file, "--quiet")
     file.write_text(json.dumps({"bandits": {name: {"context": {"shape": [3]}}}}))
     refused = run("apply", file, expect=1).stderr
-    assert "context.shape: is [2] and cannot become [3]" in refused
+    assert f"bandits.{name}: context.shape: is [2] and cannot become [3]" in refused
+    assert run("apply", file, "--diff", expect=2).stderr == refused
     file.write_text("{}")
     assert "no table `bandits`" in run("apply", file, expect=2).stderr
+
+
+def test_nothing_is_changed_where_one_bandit_cannot_be_as_the_file_says(
+    api, run, tmp_path: Path
+) -> None:
+    good, wrong, file = api.fresh("applied"), api.fresh("applied"), tmp_path / "bandits.json"
+    spec = {"policy": "linear_ts", "context": {"features": {"age": "number"}}}
+    tables = {good: spec, wrong: {"context": {"features": {"age": "nmber"}}}}
+    file.write_text(json.dumps({"bandits": tables}))
+    refused = run("apply", file, expect=1)
+    assert refused.stdout == ""
+    assert f"bandits.{wrong}: context.features.age.type: must be one of" in refused.stderr
+    assert "did you mean 'number'?" in refused.stderr
+    names = {each["name"] for each in api.call("GET", "/bandits")["bandits"]}
+    assert not names & {good, wrong}
+
+
+def test_a_difference_is_shown_by_its_path_and_warned_of(api, run, tmp_path: Path) -> None:
+    name, file = api.fresh("applied"), tmp_path / "bandits.json"
+
+    def write(**params: str) -> None:
+        fields = {"age": {"type": "number", "scale": params.pop("scale")}, "device": "category"}
+        table = {
+            "policy": "linear_ts",
+            "context": {"features": fields},
+            "actions": {"features": "auto"},
+            "encoder": {"name": "crosses", "params": params},
+        }
+        file.write_text(json.dumps({"bandits": {name: table}}))
+
+    write(scale="auto")
+    run("apply", file, "--quiet")
+    write(scale="log", crosses="none")
+    lines = run("apply", file, "--diff", expect=1).stdout.splitlines()
+    assert lines[:2] == [
+        f'{name}: context.features.age.scale: "auto" -> "log"',
+        f'{name}: encoder.params.crosses: (none) -> "none"',
+    ]
+    assert lines[2].startswith(f"{name}: warning: encoder.params.crosses: without crosses")
+    [found] = json.loads(run("apply", file, "--diff", "--json", expect=1).stdout)
+    assert found["relearned"] == ["context.features", "encoder.params"]
+    assert found["warnings"] == [lines[2].removeprefix(f"{name}: warning: ")]

@@ -63,7 +63,7 @@ def test_columns_of_metrics_are_imported(api, run: Run, tmp_path: Path) -> None:
     done = of_json(run("rewards", "import", file, "--json", expect=1))
     assert counts(done) == {"applied": 2, "refused": 3}
     reasons = [problem["reason"] for problem in done["problems"]]
-    assert "reward: '' is no finite number" in reasons[0]
+    assert "reward: it is missing" in reasons[0]
     assert "metrics.click: 'many' is no finite number" in reasons[1]
     assert "either" in reasons[2]
     assert of_json(run("rewards", "import", file, "--json", expect=1))["duplicate"] == 2
@@ -131,9 +131,50 @@ def test_lines_that_are_not_taken_are_named_and_all_others_are(
 def test_a_file_that_is_no_table_is_refused(run: Run, tmp_path: Path) -> None:
     file = table(tmp_path / "short.csv", [("d0", 1)], ("decision_id", "value"))
     assert "'reward' is missing" in run("rewards", "import", file, expect=2).stderr
-    run("rewards", "import", str(tmp_path / "none.csv"), expect=2)
+    missing = run("rewards", "import", str(tmp_path / "none.csv"), expect=2)
+    assert missing.stderr.endswith("none.csv: there is no such file\n")
     (tmp_path / "bytes.csv").write_bytes(b"decision_id,reward\n\xff\xfe,1\n")
-    run("rewards", "import", str(tmp_path / "bytes.csv"), expect=2)
+    wrong = run("rewards", "import", str(tmp_path / "bytes.csv"), expect=2).stderr
+    assert "it is not in UTF-8" in wrong
+    assert "run it again" not in wrong, "no row of it was sent, and it has to be mended first"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("decision_id;reward\nd0;1\n", "its first line has semicolons between columns"),
+        ("decision_id\treward\nd0\t1\n", "its first line has tabs between columns"),
+        ("Decision_ID,Reward\nd0,1\n", "'Reward'; names are in small letters, without blanks"),
+        ("decision_id, reward\nd0, 1\n", "' reward'; names are in small letters, without blanks"),
+        ("d0,1\n", "its first line, which names the columns, has 'd0', '1'\n"),
+        ("", "it is empty"),
+    ],
+)
+def test_what_is_wrong_with_the_first_line_is_said(
+    run: Run, tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "head.csv"
+    file.write_text(text)
+    result = run("rewards", "import", str(file), expect=2)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_bad_row_in_the_middle_is_named_and_the_others_are_stored(
+    api, run: Run, tmp_path: Path
+) -> None:
+    name = api.two_actions()
+    ids = decide(api, name, 4)
+    file = table(
+        tmp_path / "middle.csv", [(ids[0], 1), (ids[1], "0,5"), (ids[2], ""), (ids[3], 0)],
+        ("decision_id", "reward"),
+    )  # fmt: skip
+    result = run("rewards", "import", file, expect=1)
+    assert "4 rows: 2 applied" in result.stdout
+    assert result.stderr.splitlines() == [
+        "line 3: refused: reward: '0,5' is no finite number; write a point, not a comma",
+        "line 4: refused: reward: it is missing",
+    ]
 
 
 def test_without_a_server_the_status_says_to_try_again(run: Run, tmp_path: Path) -> None:

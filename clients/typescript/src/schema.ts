@@ -1212,7 +1212,7 @@ export interface components {
         PlanAnswer: {
             /** @description What differs from the served configuration. */
             changes: components["schemas"]["KeyChange"][];
-            /** @description Seconds of the newest round; null without one, or with nothing to relearn. */
+            /** @description About how many seconds that takes, by the rounds with this encoder that the server has seen, else by the newest one of the bandit; null without any, or with nothing to relearn. */
             estimated_s: number | null;
             /** @description Learned values that an import brought, which the log does not have. */
             lost_rows: number;
@@ -1224,6 +1224,11 @@ export interface components {
             spec: components["schemas"]["BanditSpec"];
             /** @enum {string} */
             status: "created" | "unchanged" | "changed";
+            /**
+             * @description What the bandit could not learn.
+             * @default []
+             */
+            warnings: string[];
         };
         /**
          * @description Prior and noise of the Bayesian linear head. None derives a value from the reward range.

@@ -150,8 +150,11 @@ class PlanAnswer(BaseModel):
         description="Learned values that an import brought, which the log does not have."
     )
     estimated_s: float | None = Field(
-        description="Seconds of the newest round; null without one, or with nothing to relearn."
+        description="About how many seconds that takes, by the rounds with this encoder that the"
+        " server has seen, else by the newest one of the bandit; null without any, or with nothing"
+        " to relearn."
     )
+    warnings: list[str] = Field([], description="What the bandit could not learn.")
     spec: BanditSpec = Field(description="The whole configuration, with all defaults.")
 
 

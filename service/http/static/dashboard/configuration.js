@@ -225,9 +225,10 @@ export function planned(plan) {
     h("h2", {}, "What would change"),
     plan.relearned.length
       ? h("div", { class: "finding" }, h("strong", {}, `${count(plan.rows)} values are learned anew from the log. `),
-        plan.estimated_s === null ? "" : `The newest round took ${seconds(plan.estimated_s)}. `,
+        plan.estimated_s === null ? "" : `That takes about ${seconds(plan.estimated_s)}, by earlier rounds. `,
         "Until that is done the bandit is served as it is now, and it can be changed back.")
       : h("p", {}, "All of it holds from the next decision on; nothing is learned anew."),
+    ...(plan.warnings ?? []).map((text) => h("div", { class: "finding" }, h("strong", {}, "It could not learn: "), text)),
     plan.lost_rows ? h("div", { class: "finding alarm" }, h("strong", {}, `${count(plan.lost_rows)} values are lost: `), "they came with an imported model, and the log does not have them.") : null,
     scroll("Changed keys", h("table", {},
       h("thead", {}, h("tr", {}, ["key", "now", "then", "holds"].map((name) => h("th", {}, name)))), h("tbody", {}, rows)))];

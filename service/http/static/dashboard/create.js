@@ -290,7 +290,8 @@ export class CreateView {
       create.disabled = taken;
       checked.replaceChildren(taken
         ? isTaken(name)
-        : h("p", {}, `Checked: this can be created, with the policy ${plan.spec.policy} and the encoder ${plan.spec.encoder.name}.`));
+        : h("p", {}, `Checked: this can be created, with the policy ${plan.spec.policy} and the encoder ${plan.spec.encoder.name}.`),
+        ...(plan.warnings ?? []).map((text) => h("div", { class: "finding" }, h("strong", {}, "It could not learn: "), text)));
     };
     let typing = 0;
     json.control.addEventListener("input", () => { clearTimeout(typing); create.disabled = true; typing = setTimeout(test, 300); });
