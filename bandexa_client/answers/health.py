@@ -73,6 +73,8 @@ class Learning:
         reward_mean: Mean over about the last 1,000 learned values.
         clipped_values: Values that were learned as the bound that they were beyond.
         refused_rewards: Rewards that were refused because they are outside of `reward_range`.
+        judged_values: How many recent values the findings about actions have judged; 0: too few
+            came, so that no finding says little. None where the service does not report it.
         loss_shown_after_s: Seconds after which a total loss of rewards would show; None while too
             little is known, or where the service does not report it.
         feature_rates: Named features by side and path, such as "context.user.age", that were
@@ -85,6 +87,7 @@ class Learning:
     reward_mean: float | None
     clipped_values: int | None = field(default=None, metadata=SENT)
     refused_rewards: int | None = field(default=None, metadata=SENT)
+    judged_values: int | None = field(default=None, metadata=SENT)
     loss_shown_after_s: float | None = field(default=None, metadata=SENT)
     feature_rates: Mapping[str, FieldRates] | None = field(default=None, metadata=SENT)
 

@@ -224,6 +224,7 @@ def learning_state(engine: Engine, bandit: Bandit) -> Learning:
         reward_mean=bandit.vitals.reward_mean,
         clipped_values=bandit.vitals.num_clipped,
         refused_rewards=bandit.vitals.rewards.get("refused", 0),
+        judged_values=0 if bandit.evidence.top is None else bandit.evidence.num,
         loss_shown_after_s=bandit.vitals.loss_shown_after_s(),
         feature_rates=dict(_feature_rates(bandit)),
     )

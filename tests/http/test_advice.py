@@ -36,7 +36,7 @@ def test_a_bandit_without_traffic_is_planned_by_what_is_given(api) -> None:
     assert least["share"] == pytest.approx(0.8 * 0.1 * falls)
     assert least["decisions"] > 800 / least["share"], "it falls on"
     text = " ".join(found["text"])
-    for part in ("n = 10 v / (q d^2)", "A control of 2.00%", "limits.floor", "three of four"):
+    for part in ("n = 10 v / (q d^2)", "A control of 2 %", "limits.floor", "three of four"):
         assert part in text
     # 1,000 decisions would need q = .8: no control has that, and no floor beside a control of .2.
     few = advice(api, name, decisions=1000, variance=0.2, actions=3)["needed"]
@@ -54,6 +54,10 @@ def test_floors_of_actions_stay_where_the_uniform_one_falls(api) -> None:
     uniform = api.two_actions(policy="uniform")
     (least,) = advice(api, uniform, decisions=1_000_000, variance=0.2)["now"]
     assert (least["name"], least["share"], least["decisions"]) == (None, 0.5, 1600)
+    greedy = api.two_actions(policy="greedy", selection={"epsilon": 0.5})  # which it ignores
+    found = advice(api, greedy, decisions=1_000_000, variance=0.2)
+    assert (found["now"][-1]["share"], found["now"][-1]["decisions"]) == (0.0, None)
+    assert (found["inputs"]["epsilon"], found["needed"]["epsilon"]) == (0.0, None)
 
 
 def test_variance_and_traffic_are_the_bandits_own(api) -> None:

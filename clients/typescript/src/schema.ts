@@ -343,6 +343,11 @@ export interface components {
             /** @description Rewarded actions per chosen action, over about the last 1,000. */
             join_rate: number | null;
             /**
+             * @description How many recent values worse-action, one-sided and miscalibrated have judged; 0: fewer than 2,000 came since the server started, so that no finding says little.
+             * @default 0
+             */
+            judged_values: number;
+            /**
              * @description Of each arm that decides a share; shadows serve nothing.
              * @default []
              */
@@ -364,6 +369,8 @@ export interface components {
             findings: components["schemas"]["FindingAnswer"][];
             /** @description Over the last hour, or over all time where it had no traffic. */
             join_rate: number | null;
+            /** @description How many recent values findings about actions have judged; 0: too few came. */
+            judged_values: number;
             last_hour: components["schemas"]["LastHour"];
             name: string;
             num_actions: number;
@@ -1084,6 +1091,11 @@ export interface components {
             findings: components["schemas"]["FindingAnswer"][];
             /** @description Rewarded actions per chosen action, over about the last 1,000. */
             join_rate: number | null;
+            /**
+             * @description How many recent values worse-action, one-sided and miscalibrated have judged; 0: fewer than 2,000 came since the server started, so that no finding says little.
+             * @default 0
+             */
+            judged_values: number;
             /** @description Seconds after which a total loss of rewards shows as the alarm rewards-lost, by the traffic of the last minutes; null while too little is known of it. */
             loss_shown_after_s: number | null;
             /**

@@ -159,6 +159,7 @@ def _line(engine: Engine, bandit: Bandit, found: dict[str, Any]) -> BanditLine:
         num_learned=model.progress.num_learned,
         train_due=model.round_due(),
         findings=state.findings,
+        judged_values=state.judged_values,
         **found,
     )
 
@@ -228,6 +229,7 @@ async def bandit_over_time(
         "num_learned": model.progress.num_learned,
         "train_due": model.round_due(),
         "findings": [finding.model_dump() for finding in state.findings],
+        "judged_values": state.judged_values,
         "loss_shown_after_s": state.loss_shown_after_s,
         "trainer": trainer_state(engine).model_dump(),
         "behind": follower.behind,

@@ -68,6 +68,9 @@ class BanditLine(BaseModel):
     last_hour: LastHour
     spark: Spark
     findings: list[FindingAnswer]
+    judged_values: int = Field(
+        description="How many recent values findings about actions have judged; 0: too few came."
+    )
 
 
 class Overview(BaseModel):

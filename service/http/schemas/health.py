@@ -75,6 +75,11 @@ class Learning(BaseModel):
     refused_rewards: int = Field(
         0, description="Rewards that were refused because they are outside of reward_range."
     )
+    judged_values: int = Field(
+        0,
+        description="How many recent values worse-action, one-sided and miscalibrated have judged;"
+        " 0: fewer than 2,000 came since the server started, so that no finding says little.",
+    )
     loss_shown_after_s: float | None = Field(
         None,
         description="Seconds after which a total loss of rewards shows as the alarm rewards-lost,"

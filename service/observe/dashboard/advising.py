@@ -188,9 +188,10 @@ def advise(
     steady = _is_uniform(spec)
     lasts = 1.0 if steady else lasting(num_learned, inputs.values, EPSILON_ROWS)
     floor, epsilon = share / own, share * inputs.actions / (own * lasts)
+    explores = spec.policy != "greedy"
     wanted = Wanted(
         share, share if share <= MOST_CONTROL else None, floor if floor <= 1.0 else None,
-        epsilon if epsilon <= 1.0 else None,
+        epsilon if explores and epsilon <= 1.0 else None,
     )  # fmt: skip
 
     def takes(of: Literal["arm", "action"], name: str | None, q: float, rows: int | None) -> Takes:
@@ -205,7 +206,7 @@ def advise(
         if name != BANDIT:
             rows = needed(inputs.variance, inputs.difference, inputs.values, q).rows
             now.append(takes("arm", name, q, rows))
-    uniform = own * (inputs.epsilon if not steady else 1.0) / inputs.actions
+    uniform = own * (1.0 if steady else inputs.epsilon) / inputs.actions
     rows = (
         needed(inputs.variance, inputs.difference, 1, uniform).rows if steady
         else rows_of_falling(at_all, uniform, num_learned, EPSILON_ROWS)
@@ -263,9 +264,10 @@ def _inputs(
         raise Unanswerable("decisions: say how many: there were none in the last week")
     decisions = asked.decisions or max(1, round((per_day or 0.0) * USUAL_DAYS))
     joined = min(1.0, seen.values / seen.decisions) if seen.decisions and seen.values else 1.0
+    epsilons = spec.epsilon_at(0), spec.epsilon_at(num_learned)
     return Inputs(
         difference, variance, source, seen.values, actions, _chances(spec)[BANDIT],
-        spec.epsilon_at(0), spec.epsilon_at(num_learned), decisions, per_day, joined,
+        *((0.0, 0.0) if spec.policy == "greedy" else epsilons), decisions, per_day, joined,
         max(1, round(decisions * joined)),
     )  # fmt: skip
 
@@ -283,8 +285,8 @@ def _text(spec: BanditSpec, inputs: Inputs, wanted: Wanted, now: Iterable[Takes]
     yield (
         f"To see a difference of d = {inputs.difference:.3g} at variance v = {inputs.variance:.3g}"
         f" ({source}) within {inputs.decisions:,} decisions{pace}, of which"
-        f" {inputs.values_per_decision:.1%} get a value, by n = 10 v / (q d^2) the share q of them"
-        f" has to be {wanted.share:.3g}."
+        f" {_percent(inputs.values_per_decision)} get a value, by n = 10 v / (q d^2) the share q of"
+        f" them has to be {wanted.share:.3g}."
     )
     if wanted.share > 1.0:
         yield (
@@ -293,14 +295,14 @@ def _text(spec: BanditSpec, inputs: Inputs, wanted: Wanted, now: Iterable[Takes]
         )
     if wanted.control is not None:
         yield (
-            f"A control of {wanted.control:.2%} (share of an arm) shows whether the bandit is"
+            f"A control of {_percent(wanted.control)} (share of an arm) shows whether the bandit is"
             " better than it."
         )
     if wanted.floor is not None:
         yield (
             f"A floor of {wanted.floor:.3g} for an action (limits.floor), of the"
-            f" {inputs.bandit_share:.0%} that the bandit decides, shows what serving it always"
-            " would earn; it stays as it is."
+            f" {_percent(inputs.bandit_share)} that the bandit decides, shows what serving it"
+            " always would earn; it stays as it is."
         )
     if wanted.epsilon is not None and not _is_uniform(spec):
         yield (
@@ -313,8 +315,20 @@ def _text(spec: BanditSpec, inputs: Inputs, wanted: Wanted, now: Iterable[Takes]
         if each.of == "action" and each.name is None:
             what = f"each of the {inputs.actions} actions by exploration"
         long = "never shows it" if each.decisions is None else f"takes {each.decisions:,} decisions"
-        days = "" if each.days is None else f", {each.days:,.3g} days"
-        yield f"As it is, {what} has {each.share:.3%} of the decisions: that {long}{days}."
+        lasts = "" if each.days is None else f", {_lasting(each.days)}"
+        share = _percent(each.share)
+        yield f"As it is, {what} has {share} of the decisions: that {long}{lasts}."
     if spec.sticky is not None:
         yield "Decisions of one unit are one draw: count units where these say decisions."
     yield "That many show half of such differences; 1.5 times as many show three of four."
+
+
+def _percent(share: float) -> str:
+    return f"{100.0 * share:.3g} %"
+
+
+def _lasting(days: float) -> str:
+    if days >= 2.0:
+        return f"{days:,.0f} days"
+    hours = 24.0 * days
+    return f"{hours:.3g} hours" if hours >= 2.0 else f"{60.0 * hours:.2g} minutes"

@@ -170,6 +170,44 @@ def test_axes_of_shares_end_at_100_percent(server: Any, visit: Any) -> None:
     assert all(0 <= low < 1 for low, _ in ends)
 
 
+def test_healthy_is_what_evidence_says(server: Any, visit: Any, feed: Any) -> None:
+    page = visit(server.url).page
+    for name, says in (("gamma", "no traffic yet"), ("alpha", "too few values to judge")):
+        expect(page.locator(f"article[data-bandit={name}] .badge").first).to_have_text(says)
+    lines = feed(server.url).call("GET", "/dashboard/overview")["bandits"]
+    judged = {one["name"]: one["judged_values"] for one in lines}
+    assert judged["alpha"] == 0
+    assert judged["zulu"] >= 1000  # and it has an alarm; without one it would be healthy
+    said = page.evaluate(
+        """async () => {
+          const { badge } = await import("/dashboard/static/overview.js");
+          const one = (judged_values, ...found) =>
+            badge({ decisions: 5000, judged_values, findings: found })[1];
+          return [one(2000), one(0), one(2000, { severity: "notice" }),
+                  one(0, { severity: "alarm" })];
+        }"""
+    )  # fmt: skip
+    assert said == ["healthy", "too few values to judge", "notice", "alarm"]
+
+
+def test_a_join_rate_is_at_most_100_percent(server: Any, visit: Any) -> None:
+    """Rewards of earlier decisions may be more than the decisions of ten seconds."""
+    opened = visit("about:blank")
+
+    def late(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        found["joined"] = [None, *[1.25] * (len(found["joined"]) - 1)]
+        route.fulfill(response=answer, json=found)
+
+    opened.page.route("**/dashboard/bandits/zulu?*", late)
+    opened.page.goto(f"{server.url}/#/bandit/zulu?range=15m")
+    joined = opened.page.get_by_role("region", name="Join rate")
+    joined.get_by_text("Values as a table").click()
+    expect(joined.locator("tbody td.num").first).to_have_text("100 %")
+    assert opened.errors == []
+
+
 def test_how_many_values_tell_whether_it_is_better(server: Any, visit: Any) -> None:
     """A width shrinks with the root of the number: twice too wide needs four times as many."""
     found = visit(server.url).page.evaluate(

@@ -214,8 +214,8 @@ def test_how_much_exploration_is_enough_is_answered_where_it_is_configured(
     card = opened.page.get_by_role("region", name="How much exploration is enough")
     card.get_by_label("Within how many decisions").fill("50000")
     expect(card).to_contain_text("within 50,000 decisions")
-    expect(card).to_contain_text(re.compile(r"A control of [0-9.]+% \(share of an arm\) shows"))
-    expect(card).to_contain_text("arm control has 10.000% of the decisions: that takes")
+    expect(card).to_contain_text(re.compile(r"A control of [0-9.]+ % \(share of an arm\) shows"))
+    expect(card).to_contain_text("arm control has 10 % of the decisions: that takes")
     expect(card.locator("dl")).to_contain_text("of the last week's values")
     card.get_by_label("Difference to be seen").fill("many")
     expect(card).to_contain_text('"many" is no number')
@@ -225,6 +225,28 @@ def test_how_much_exploration_is_enough_is_answered_where_it_is_configured(
     expect(card).to_contain_text("d = 0.01")
     fits(opened.page)
     assert [one for one in opened.errors if "422" not in one] == []
+
+
+def test_challengers_that_need_no_configuration_are_offered(
+    server: Any, visit: Any, feed: Any
+) -> None:
+    fed = feed(server.url)
+    fed.shop("contested")
+    opened = visit(f"{server.url}/#/bandit/contested")
+    page = opened.page
+    card = page.get_by_role("region", name="Challengers")
+    expect(card).to_contain_text("None yet")
+    card.get_by_role("button", name="Compare with greedy").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(card.locator("tbody tr")).to_have_count(1)
+    expect(card.locator("tbody tr")).to_contain_text("greedy")
+    expect(card.locator("tbody tr")).to_contain_text("learning")
+    expect(card.get_by_role("button", name="Compare with greedy")).to_have_count(0)
+    expect(card.get_by_role("button", name="Compare with linear")).to_be_visible()
+    assert [one["name"] for one in fed.call("GET", "/bandits/contested")["challengers"]] == [
+        "greedy"
+    ]
+    assert opened.errors == []
 
 
 def test_the_mode_is_left_alone_by_an_edit_and_changed_by_its_dialog(

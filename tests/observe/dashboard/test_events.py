@@ -23,7 +23,7 @@ RECORD = """
   window.drawn = [];
   const fillText = CanvasRenderingContext2D.prototype.fillText;
   CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
-    window.drawn.push(text);
+    window.drawn.push(`${this.textAlign} ${text}`);
     return fillText.call(this, text, ...rest);
   };
 """
@@ -138,7 +138,7 @@ def test_charts_have_guards_promotions_changes_and_swaps(
     page.goto(f"{server.url}/#/bandit/shop?range=15m")
     chart = page.get_by_role("region", name="Mean reward")
     expect(chart.locator(".u-over")).to_be_visible()
-    poll(lambda: "guard" in page.evaluate("window.drawn"), "the word that matters most")
+    poll(lambda: "left guard" in page.evaluate("window.drawn"), "the word that matters most")
     told = swept(page, chart)
     assert re.search(r"guard by \(guard\): mode .learn. . .control_only.", told)
     assert re.search(r"snapshot \d+ was swapped in", told)

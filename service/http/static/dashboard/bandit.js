@@ -61,7 +61,7 @@ export class BanditView {
       traffic: one("Traffic", "Decisions made and values learned, per point.", [
         { label: "selects", colour: "--c0", value: count }, { label: "rewards", colour: "--c2", value: count },
       ], { unit: count, whole: true }),
-      join: one("Join rate", "Values learned per action chosen at the same time; late rewards shift it.", [
+      join: one("Join rate", "Values learned per action chosen at the same time; late rewards shift it, and more than all is drawn as 100 %.", [
         { label: "join rate", colour: "--c2", value: percent }], { unit: percent, share: true }),
       exploration: one("Exploration", "Share of selects whose action had not the best posterior mean; left. Entropy of what is served, in nats; right.", [
         { label: "explored", colour: "--c1", value: percent }, { label: "entropy", colour: "--c7", value: number, scale: "nats" },
@@ -128,7 +128,7 @@ export class BanditView {
     const put = (chart, ...columns) => chart.update([x, ...columns], { marks, window });
     put(charts.reward, found.reward.high, found.reward.low, found.reward.mean);
     put(charts.traffic, found.selects, found.rewards);
-    put(charts.join, found.joined);
+    put(charts.join, found.joined.map((one) => (one === null ? null : Math.min(1, one))));
     put(charts.exploration, found.exploration.explored, found.exploration.entropy);
     put(charts.spread, found.spread);
     put(charts.latency, found.latency.p50_ms, found.latency.p99_ms);

@@ -24,7 +24,27 @@ export function showChallengers(card, path, challengers) {
     rows.length ? wide("List of challengers", h("table", {},
       h("thead", {}, h("tr", {}, NAMES.map((name, index) => h("th", { class: index > 1 && index < 6 ? "num" : "" }, name)))),
       h("tbody", {}, rows)))
-      : h("p", { class: "soft" }, "None yet: PUT one at /bandits/{name}/challengers/{challenger}."));
+      : h("p", { class: "soft" }, "None yet: PUT one at /bandits/{name}/challengers/{challenger}."),
+    offered(path, challengers));
+}
+
+// What needs no configuration: another method, beside whatever the bandit is.
+const OFFERED = [["greedy", "the same model without draws"], ["linear", "a linear policy"]];
+function offered(path, challengers) {
+  const names = new Set(challengers.map((one) => one.name));
+  const free = may("admin") ? OFFERED.filter(([name]) => !names.has(name)) : [];
+  return free.length ? h("div", { class: "row" }, free.map(([name, what]) => h("button", { type: "button", onclick: () => declare(path, name, what) }, `Compare with ${name}\u2026`))) : null;
+}
+
+async function declare(path, name, what) {
+  await ask({
+    title: `Compare with ${name}?`, button: "Compare",
+    text: `${name} is ${what}. It learns the log beside the bandit and serves nothing; how it compares shows here once it has read the log.`,
+    act: async () => {
+      await call("PUT", `${path}/challengers/${name}`, { body: {} });
+      tell(`${name} learns the log.`);
+    },
+  });
 }
 
 async function promote(path, one) {

@@ -110,6 +110,8 @@ export class Chart {
     ctx.save();
     ctx.lineWidth = devicePixelRatio;
     ctx.font = `${10 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = "left"; // the axes leave their own
+    ctx.textBaseline = "alphabetic";
     for (const mark of this.marks) {
       const x = plot.valToPos(mark.time, "x", true);
       if (x < bbox.left || x > bbox.left + bbox.width) continue;

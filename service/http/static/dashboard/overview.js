@@ -72,7 +72,7 @@ export class Overview {
       button.setAttribute("aria-pressed", String((this.only ?? "all") === button.dataset.only));
       button.textContent = button.dataset.only === "all" ? `all ${count(found.total)}` : `alarms ${count(found.alarmed.length)}`;
     }
-    const badge = !server.ready ? ["bad", "not ready"] : alarms ? ["bad", `${alarms} alarm${alarms > 1 ? "s" : ""}`] : ["good", "healthy"];
+    const badge = !server.ready ? ["bad", "not ready"] : alarms ? ["bad", `${alarms} alarm${alarms > 1 ? "s" : ""}`] : ["good", "no alarm"];
     fill(this.server,
       h("div", { class: "row between" }, h("h1", {}, "Is it learning?"), h("span", { class: `badge ${badge[0]}`, id: "verdict" }, badge[1])),
       facts([["bandits", count(found.total)], ["selects, last hour", count(sum(found.bandits, "selects"))],
@@ -122,20 +122,32 @@ const SORTS = { // of the bandits of a page
   join: ["lowest join rate", (a, b) => (a.join_rate ?? Infinity) - (b.join_rate ?? Infinity) || 0],
 };
 
+const JUDGED = { // what a badge says
+  healthy: "No finding, by enough recent values to judge what is served.",
+  "too few values to judge": "No finding. Whether the best is served shows from 2,000 values on, counted since the server started.",
+};
+
 const EXAMPLE = `curl -X PUT ${location.origin}/bandits/shop -H 'content-type: application/json' \\
   -d '{"policy": "linear_ts", "context": {"shape": [4]}, "encoder": {"name": "per_action"}}'`;
 
 const sum = (bandits, name) => bandits.reduce((total, one) => total + one.last_hour[name], 0);
 
+// "Healthy" only where there was enough to judge.
+export function badge(one) {
+  if (one.findings.some((finding) => finding.severity === "alarm")) return ["bad", "alarm"];
+  if (one.findings.length) return ["warn", "notice"];
+  if (!one.decisions) return ["", "no traffic yet"];
+  return one.judged_values ? ["good", "healthy"] : ["", "too few values to judge"];
+}
+
 function line(one) {
-  const worst = one.findings.some((finding) => finding.severity === "alarm") ? ["bad", "alarm"]
-    : one.findings.length ? ["warn", "notice"] : one.decisions ? ["good", "healthy"] : ["", "no traffic yet"];
+  const worst = badge(one);
   // Of a bandit that is minutes old, points of ten seconds say more than points of a minute.
   const young = one.decisions && one.decisions === one.last_hour.selects && one.spark.selects.findIndex(Boolean) >= 45;
   return [
     h("div", { class: "row between" },
       h("h2", {}, h("a", { href: `#/bandit/${encodeURIComponent(one.name)}${young ? "?range=15m" : ""}` }, one.name)),
-      h("span", { class: `badge ${worst[0]}` }, worst[1])),
+      h("span", { class: `badge ${worst[0]}`, title: JUDGED[worst[1]] }, worst[1])),
     h("p", { class: "soft small" }, `${one.policy}, ${one.encoder}, ${count(one.num_actions)} actions, snapshot ${one.snapshot}`),
     facts([["mean reward", number(one.reward_mean)], ["join rate", percent(one.join_rate)],
       ["decisions", count(one.decisions)], ["learned", count(one.num_learned)]]),
