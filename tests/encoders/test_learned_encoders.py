@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bandexa_core.encoders import EncoderModule, EncoderRegistry, SplitModule
 from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.conv import ConvEncoder
-from bandexa_core.encoders.torch.mlp import MLPEncoder, MLPServing
+from bandexa_core.encoders.torch.mlp import MLPEncoder
 from bandexa_core.encoders.torch.module import load_module_tensors, module_tensors
 from bandexa_core.encoders.torch.two_tower import TwoTowerEncoder
 
@@ -99,28 +99,6 @@ def test_the_mlp_with_a_posterior_per_action_sees_the_context_alone():
     h = np.tanh(h @ w["layers.1.weight"].T + w["layers.1.bias"])
     z = serving(module).encode(x, np.ones((3, 4), np.float32))
     np.testing.assert_allclose(z[:, :-1], h, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("heads", ["per_action", "shared"])
-def test_a_gate_lets_the_context_scale_its_own_share(heads):
-    """(W_x x + b) (1 + G x): products of two numbers of a context, wherever they are encoded."""
-    torch.manual_seed(0)
-    module = MLPEncoder((4,), 3, feature_dim=5, hidden=(6,), heads=heads, film=False, gate=True)
-    w, x = _numbers(module), np.random.default_rng(1).normal(size=(3, 4))
-    a = np.random.default_rng(2).normal(size=(3, 3)).astype(np.float32)
-    w_x = w["first.weight"][:, :4].T
-    h = (x @ w_x + w["first.bias"]) * (1.0 + x @ w["gate.weight"].T)
-    if heads == "shared":
-        h += a @ w["first.weight"][:, 4:].T
-    h = np.tanh(np.tanh(h) @ w["layers.1.weight"].T + w["layers.1.bias"])
-    served = serving(module)
-    assert isinstance(served, MLPServing)
-    np.testing.assert_allclose(served.encode(x, a)[:, :-1], h, rtol=1e-12, atol=1e-14)
-    with torch.no_grad():
-        own = module(torch.from_numpy(x).float(), torch.from_numpy(a)).numpy()
-    np.testing.assert_allclose(own, h, rtol=1e-4, atol=1e-5)
-    many = served.combine_many(x, served.action_part(a[:1]))  # as decisions are drawn
-    np.testing.assert_allclose(many[:, :-1, 0], served.encode(x, a[[0, 0, 0]])[:, :-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

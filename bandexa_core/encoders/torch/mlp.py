@@ -27,7 +27,6 @@ from bandexa_core.encoders.torch.module import SplitModule, flatten
 
 MAX_LAYERS = 64
 MOST_KEPT = 1 << 18  # numbers of action parts in columns; more take little beside the layers
-GATE_SCALE = 1.0  # of the initial weights G
 FILM_SCALE = 0.5  # of the initial weights V: at first, actions scale the context's share by a half
 MODERATE = 32.0  # float32 is not used for larger inputs or action parts: its error grows with them
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -43,11 +42,6 @@ class MLPEncoder(SplitModule):
     (W_x x + b) * (1 + V a) + W_a a, feature-wise linear modulation (FiLM; Perez, Strub, de Vries,
     Dumoulin & Courville, AAAI 2018, eq. 2).
 
-    Whether two numbers of a context have the same sign, or how far it is from the middle, is also a
-    sum of products, which layers that add learn slowly from noisy rewards. With `gate` the context
-    scales its own share, (W_x x + b) * (1 + G x), a gated linear unit (Dauphin, Fan, Auli &
-    Grangier, ICML 2017) without its sigmoid.
-
     Args:
         context_shape: Shape of a context, flattened here.
         action_dim: A; not used with `heads="per_action"`.
@@ -55,7 +49,6 @@ class MLPEncoder(SplitModule):
         hidden: Sizes of the hidden layers, at least one.
         film: Whether actions scale the share of the context, where x * a is no input.
         elementwise: Whether x * a is an input where sizes agree; never with named features.
-        gate: Whether the context scales its own share.
         heads: "shared": one posterior over z(x, a); "per_action": z(x), a posterior per action.
         activation: "tanh" (bounded features suit the linear head), "relu" or "silu".
     """
@@ -71,10 +64,9 @@ class MLPEncoder(SplitModule):
         activation: str = "tanh",
         film: bool = True,
         elementwise: bool = True,
-        gate: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (("film", film), ("elementwise", elementwise), ("gate", gate)):
+        for name, value in (("film", film), ("elementwise", elementwise)):
             if not isinstance(value, bool):
                 raise ValueError(f"encoder.params.{name}: must be true or false")
         check_sizes("feature_dim", [feature_dim])
@@ -101,11 +93,6 @@ class MLPEncoder(SplitModule):
             bound = FILM_SCALE / math.sqrt(size_a)
             self.film = nn.Linear(size_a, sizes[0], bias=False)
             nn.init.uniform_(self.film.weight, -bound, bound)
-        self.gates = gate
-        if gate:
-            bound = GATE_SCALE / math.sqrt(size_x)
-            self.gate = nn.Linear(size_x, sizes[0], bias=False)
-            nn.init.uniform_(self.gate.weight, -bound, bound)
         layers: list[nn.Module] = [ACTIVATIONS[activation]()]
         for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
@@ -116,11 +103,10 @@ class MLPEncoder(SplitModule):
         size_x, size_a, _ = self._inputs
         if self.interacts:  # its inputs are numbers, which do not come and go
             return {}
-        gate = {"gate.weight": [("x", size_x)]} if self.gates else {}
         if not self.uses_action:
-            return {"first.weight": [("x", size_x)]} | gate
+            return {"first.weight": [("x", size_x)]}
         film = {"film.weight": [("a", size_a)]} if self.modulates else {}
-        return {"first.weight": [("x", size_x), ("a", size_a)]} | film | gate
+        return {"first.weight": [("x", size_x), ("a", size_a)]} | film
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the first layer's W_x, W_a and W_xa, (H, X), (H, A) and (H, X or 0)."""
@@ -128,11 +114,9 @@ class MLPEncoder(SplitModule):
         return w_x, w_a, w_xa
 
     def context_part(self, contexts: Tensor) -> Tensor:
-        """W_x x + b, scaled by 1 + G x, (N, H); then x, (N, X), where x * a is an input."""
+        """W_x x + b, (N, H); followed by x, (N, X), where the product is an input."""
         x_NX = flatten(contexts, self.first.weight.dtype)
         part = nn.functional.linear(x_NX, self._weights()[0], self.first.bias)
-        if self.gates:
-            part = part * (1.0 + self.gate(x_NX))
         return torch.cat([part, x_NX], dim=1) if self.interacts else part
 
     def action_part(self, actions: Tensor) -> Tensor:
@@ -183,9 +167,6 @@ class MLPServing:
         self._bias = float64_of(module.first.bias)
         self._interacts = module.interacts
         self._modulates = module.modulates
-        self._gate = (
-            np.ascontiguousarray(float64_of(module.gate.weight).T) if module.gates else None
-        )
         if module.modulates:
             self._film = np.ascontiguousarray(float64_of(module.film.weight).T)
         self._layers = DenseLayers(module.layers)
@@ -201,16 +182,9 @@ class MLPServing:
 
     def _context_parts(self, contexts: Raw) -> Array64:
         x_NX = flat64(contexts)
-        part = self._shares(x_NX)
-        return np.concatenate([part, x_NX], axis=1) if self._interacts else part
-
-    def _shares(self, x: Array64) -> Array64:
-        """Return the context's share of the first layer for numbers in the last axis."""
-        part: Array64 = np.matmul(x, self._w_x)
+        part = x_NX @ self._w_x
         part += self._bias
-        if self._gate is not None:
-            part *= 1.0 + np.matmul(x, self._gate)
-        return part
+        return np.concatenate([part, x_NX], axis=1) if self._interacts else part
 
     def action_part(self, actions: NDArray[np.float32]) -> Array64:
         """See `SplitEncoder.action_part`."""
@@ -269,7 +243,8 @@ class MLPServing:
     def _columns_of(self, x_BX: Array64, parts_VK: Array32) -> Array32:
         """Return the features in columns, (B, F, K); the context's share is summed in float64."""
         size = len(self._bias)
-        given_BH1 = self._shares(x_BX[:, None]).astype(np.float32).transpose(0, 2, 1)
+        given_B1H = np.matmul(x_BX[:, None], self._w_x) + self._bias
+        given_BH1 = given_B1H.astype(np.float32).transpose(0, 2, 1)
         if self._modulates:
             h_BHK = given_BH1 * parts_VK[size:]
             h_BHK += parts_VK[:size]
