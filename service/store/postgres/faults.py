@@ -27,6 +27,12 @@ ERRORS = (
 )  # fmt: skip
 
 
+class LogMoved(Exception):
+    """Another server has appended to a log since its end was read."""
+
+    sqlstate = MOVED
+
+
 class LeaseLost(Exception):
     """Another server is the keeper now."""
 

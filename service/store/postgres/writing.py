@@ -17,6 +17,7 @@ from typing import Any
 from bandexa_core.ids import LogPosition
 from service.store.hashing import GENESIS_HASH
 from service.store.postgres.connection import Found, Session
+from service.store.postgres.faults import LogMoved
 from service.store.postgres.statements import as_text
 
 _COLLECTED = re.compile(
@@ -261,9 +262,12 @@ class WritingDatabase:
     def _ends(self) -> tuple[list[tuple[int, int, bytes]], list[tuple[int, int, bytes]]]:
         """Return the ends of the logs before and after the rows, by bandit."""
         last = {row[0]: (row[1], row[13]) for row in self._rows}
+        first = {row[0]: row[1] for row in reversed(self._rows)}
         before = []
         for bandit in sorted(last):
             position, digest = self._head(bandit)
+            if position != first[bandit] - 1:  # read behind what the rows were made from
+                raise LogMoved(f"the log of bandit {bandit} moved on to {position}")
             before.append((bandit, position, digest))
         self._moved.update(last)
         return before, [(bandit, *last[bandit]) for bandit in sorted(last)]
