@@ -40,7 +40,7 @@ TIMINGS = {
     "slots": "two laws of filling slots: regret, and what their logs are worth",
     "compare": "CPU time of this checkout over another one: requests and core, with intervals",
     "startup": "CPU time and memory of a server's start over those of another checkout",
-    "scale": "decisions and learned rewards of a store on PostgreSQL over those of a file",
+    "scale": "stores on PostgreSQL: over a file, many servers over one, barriers, followers",
     "storage": "bytes of decisions and rewards in the database, by table, and in its log",
     "sizing": "bytes on disk of a decision, by what is sent with it, and how long a disk lasts",
     "erasing": "longest wait of a write while a person is erased, and while the file shrinks",
