@@ -1,8 +1,9 @@
 """Proves what challengers promise: a better one is promoted, an equal one is not, undone is undone.
 
 - In process: a served model decides and learns in worlds where another encoder earns .05 more, at a
-  floor of .05; the challenger is compared as a server does it, each time the log has a quarter more
-  values. It has to be found better within the decisions that are asked for.
+  floor of .05 that stays, a third of it for each action; the challenger is compared as a server
+  does it, each time the log has a quarter more values. It has to be found better within the
+  decisions that are asked for.
 - Many worlds at once, with posteriors in closed form (`finite_worlds`): in 95 % of those where a
   tenth of the contexts gains .5 the better one is found, and in three quarters of those where a
   quarter gains .2. These rows say least: each is weighed by what the floor leaves of its action.
@@ -25,6 +26,7 @@ import numpy as np
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import ActionSlot, DecisionId, LogPosition
+from bandexa_core.limits import projected
 from bandexa_core.log.rows import LearnRow, row_by_row
 from benchmarks.in_process import InProcessClient
 from benchmarks.proofs.audit import verify
@@ -49,6 +51,8 @@ SHARING = 3  # challengers that share the error, as on a server
 CHAMPION: dict[str, Any] = {
     "policy": "linear_ts", "context": {"shape": [2]}, "action_dim": 3, "reward_range": [0, 1],
     "encoder": {"name": "concat"}, "selection": {"epsilon": FLOOR},
+    # The floor of all actions together falls with the number of values; these stay.
+    "limits": {name: {"floor": FLOOR / len(IDS)} for name in IDS},
 }  # fmt: skip
 PRODUCTS = {"encoder": {"name": "bilinear"}}
 PLAIN = {"encoder": {"name": "bilinear", "standardize": False}}
@@ -113,11 +117,11 @@ def _decided(model: Any, rng: np.random.Generator, num: int) -> Iterator[Case | 
         kind = int(rng.random() < RARE)
         x = np.array([1.0, kind], np.float32)
         name = DecisionId(f"d{number}")
-        choice = model.select(name, x, model.enabled_candidates())
-        served = int(choice.chosen[0])
-        propensity = choice.propensity
-        if propensity is None:
-            propensity = choice.late_propensity()
+        chances = model.ballot(name, x, model.enabled_candidates()).propensities
+        if (bounds := model.limits.bounds(IDS.index, len(IDS))) is not None:
+            chances = projected(chances, bounds)
+        served = int(rng.choice(len(IDS), p=chances))
+        propensity = float(chances[served])
         value = float(rng.random() < MEANS[kind, served])
         position = LogPosition(model.position + 1)
         row = LearnRow(
