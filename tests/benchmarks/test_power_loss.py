@@ -81,7 +81,7 @@ def test_the_rest_is_kept_in_parts_and_torn_at_sectors(disk, tmp_path):
 
 def test_what_was_acknowledged_survives_power_loss(tmp_path):
     report = tmp_path / "power.json"
-    arguments = ["--cuts", "7", "--clients", "2", "--rewards", "120", "--serve", "0"]
+    arguments = ["--cuts", "4", "--clients", "2", "--rewards", "80", "--serve", "0"]
     assert main([*arguments, "--json", str(report)]) == 0
     results = json.loads(report.read_text())["results"]
     assert results["wrong"] == 0

@@ -37,10 +37,9 @@ def _spec(**sections: Any) -> BanditSpec:
 
 def test_which_action_is_best_depends_on_the_image_and_on_the_field_beside_it() -> None:
     rng = np.random.default_rng(1)
-    client = InProcessClient(
-        "stripes", {"context": CONTEXT, "training": {"mode": "lockstep"}, "seed": 1}, ["a", "b"],
-        None,
-    )  # fmt: skip
+    training = {"mode": "lockstep", "train_every": 50}
+    spec = {"context": CONTEXT, "training": training, "seed": 1}
+    client = InProcessClient("stripes", spec, ["a", "b"], None)
     hits = []
     for step in range(260):
         stripe, device = (int(number) for number in rng.integers(2, size=2))

@@ -23,6 +23,7 @@ from simulators.overrides import NO_OVERRIDES, Overrides
 from simulators.private_server import PrivateServer
 from simulators.progress import RunProgress
 from simulators.report import Outcome
+from tests.fixtures.waiting import poll
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in_server.py")))
 
@@ -327,10 +328,10 @@ def test_an_interrupted_simulation_leaves_results_and_no_server(
 
 
 def _until_learned(client: BanditClient, bandit: str) -> None:
-    """Poll until the bandit has learned some rewards; pytest's time limit is the deadline."""
-    while True:
+    def has_learned() -> bool:
         try:
-            if client.get_bandit(bandit).num_learned > 5:
-                return
+            return client.get_bandit(bandit).num_learned > 5
         except NotFound:
-            pass
+            return False
+
+    poll(has_learned, "some rewards are learned")
