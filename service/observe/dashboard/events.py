@@ -39,14 +39,20 @@ class Event(NamedTuple):
 def events(entries: Iterable[AuditEntry], start: float, end: float) -> list[Event]:
     """Return what was done to a bandit in a range, oldest first.
 
+    What changed nothing of it, such as an evaluation that was started, is left out.
+
     `entries`: Of its audit trail, newest first.
     """
-    found = [_event(each) for each in entries if start <= each.time < end]
+    found = []
+    for each in entries:
+        if start <= each.time < end:
+            changes = {one["key"]: one for one in json.loads(each.changes)}
+            if any(not key.startswith("answer.") for key in changes):
+                found.append(_event(each, changes))
     return found[::-1]
 
 
-def _event(entry: AuditEntry) -> Event:
-    changes = {one["key"]: one for one in json.loads(entry.changes)}
+def _event(entry: AuditEntry, changes: dict[str, Any]) -> Event:
     kind, text = _named(entry, changes)
     told = [one for key, one in changes.items() if not key.startswith(UNSEEN)]
     parts = [f"{one['key'].removeprefix('spec.')} {_change(one)}" for one in told[:SHOWN]]
@@ -80,7 +86,7 @@ def _named(entry: AuditEntry, changes: dict[str, Any]) -> tuple[Kind, str]:
 
 
 def _promoted(name: str, share: float) -> str:
-    return f"{name} promoted" if share >= 1.0 else f"{name} {share:.3g}"
+    return f"{name} promoted" if share >= 1.0 else f"{name} {100.0 * share:.3g} %"
 
 
 def _word(what: list[str], changes: dict[str, Any]) -> str:

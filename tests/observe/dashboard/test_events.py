@@ -27,6 +27,8 @@ RECORD = """
     return fillText.call(this, text, ...rest);
   };
 """
+# Two frames: by then the cursor has followed the pointer.
+FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 def entry(at: float, by: str, what: str, **changes: tuple[Any, Any]) -> AuditEntry:
@@ -50,12 +52,12 @@ def entry(at: float, by: str, what: str, **changes: tuple[Any, Any]) -> AuditEnt
          "change", "challenger net"),
         ("ann", "POST /bandits/b/challengers/net/promote",
          {"spec__arms": ([], [{"name": "net", "challenger": "net", "share": 0.05}])},
-         "promotion", "net 0.05"),
+         "promotion", "net 5 %"),
         ("ann", "POST /bandits/b/challengers/net/promote", {"spec__policy": ("a", "b")},
          "promotion", "net promoted"),
         ("ann", "POST /bandits/b/challengers/net/demote", {"spec__arms": ([{}], [])},
          "promotion", "net demoted"),
-        ("(rule)", "promote", {"challengers__net__share": (None, 0.25)}, "promotion", "net 0.25"),
+        ("(rule)", "promote", {"challengers__net__share": (None, 0.25)}, "promotion", "net 25 %"),
         ("(rule)", "promote", {"challengers__net__share": (0, 1.0)}, "promotion", "net promoted"),
         ("(rule)", "end of the trial", {"challengers__a.b__why": (None, "worse")},
          "promotion", "a.b: worse"),
@@ -74,7 +76,8 @@ def test_an_event_says_who_did_what_and_what_that_changed() -> None:
         entry(30.0, "late", "PUT /bandits/shop"),
         entry(20.0, "ann", "PUT /bandits/shop/mode", spec__mode=("learn", "frozen"),
               spec__serve=("red", None), position=(3, 4)),
-        entry(10.0, "bob", "POST /bandits/shop/log", answer__num=(None, 5)),
+        entry(10.0, "bob", "POST /bandits/shop/log", position=(1, 3), answer__num=(None, 5)),
+        entry(10.0, "eve", "POST /bandits/shop/evaluations", answer__requested_at=(None, 9.0)),
         entry(1.0, "early", "PUT /bandits/shop"),
     ]  # fmt: skip
     assert events(trail, 10.0, 30.0) == [
@@ -119,11 +122,11 @@ def test_the_answer_has_everything_that_was_done_in_its_range(server: Any, feed:
     found = feed(server.url).call("GET", "/dashboard/bandits/shop?range=15m")
     words = [each["text"] for each in found["events"]]
     assert words[:2] == ["created", "actions"]
-    for word in ("guard", "mode learn", "greedy 0.05"):
+    for word in ("guard", "mode learn", "greedy 5 %"):
         assert word in words
     assert words.count("limits.blue.floor") == 29, "more than the page lists"
     kinds = {each["text"]: each["kind"] for each in found["events"]}
-    assert (kinds["guard"], kinds["greedy 0.05"]) == ("guard", "promotion")
+    assert (kinds["guard"], kinds["greedy 5 %"]) == ("guard", "promotion")
     assert any(one["error"] is None for one in found["rounds"])
 
 
@@ -158,5 +161,6 @@ def swept(page: Any, chart: Any) -> str:
     found: dict[str, None] = {}
     for x in range(0, int(box["width"]), 6):
         page.mouse.move(box["x"] + x, box["y"] + 60)
+        page.evaluate(FRAMES)
         found[chart.locator(".told").inner_text()] = None
     return "\n".join(found)
