@@ -21,7 +21,7 @@ TIMINGS = {
     "named": "selects with named features over selects with the equal vector, in process and HTTP",
     "rebuild": "rebuild of a posterior over one matrix product and one read of its rows",
     "catalog": "large catalogues: one draw over all actions, candidates by id, upload",
-    "changes": "start, explanation and swap after an hour of catalogue changes over none",
+    "catalog_changes": "start, explanation and swap after an hour of catalogue changes over none",
     "memory": "resident memory of an idle bandit",
     "spread": "CPU time of a select where 100 bandits have the traffic, over one bandit's",
     "event_loop": "callbacks of more than 5 ms on the event loop, in the loads of the timings",

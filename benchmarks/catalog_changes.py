@@ -120,8 +120,8 @@ def measure(turns: int) -> dict[str, float]:
 
 def main(argv: Sequence[str]) -> int:
     """Measure; returns the exit status."""
-    parser = arguments("changes", __doc__)
+    parser = arguments("catalog_changes", __doc__)
     parser.add_argument("--quick", action="store_true", help="two turns instead of eight")
     given = parser.parse_args(argv)
     turns = _QUICK_TURNS if given.quick else _TURNS
-    return report("changes", measure(turns), given.json, targets=TARGETS)
+    return report("catalog_changes", measure(turns), given.json, targets=TARGETS)
