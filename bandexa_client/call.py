@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -45,11 +46,12 @@ class Call(Generic[T]):
         """Return the encoded body.
 
         Raises:
-            ValueError: It holds NaN or an infinite number.
+            ValueError: It holds NaN or an infinite number; the message names the place.
+            TypeError: It holds what JSON has not.
         """
         if self.body is None or isinstance(self.body, bytes):
             return self.body
-        return _ENCODER.encode(self.body).encode()
+        return _encoded(self.body)
 
     def headers(self) -> dict[str, str]:
         """Return the conditions, and the headers that describe the body."""
@@ -140,6 +142,49 @@ def _plain(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain)
+_DEEPEST = 64  # what is nested deeper is refused without its place; it may contain itself
+
+
+def _encoded(body: object) -> bytes:
+    """Return a body as JSON.
+
+    Raises:
+        ValueError: It has NaN or an infinity; the message names the place.
+        TypeError: It has a value of a type that JSON has not; the message names the place.
+    """
+    try:
+        return _ENCODER.encode(body).encode()
+    except (TypeError, ValueError) as error:
+        problem = _unsendable(body, "body", _DEEPEST)
+        if problem is None:
+            raise
+        raise type(error)(problem) from error
+
+
+def _unsendable(value: Any, where: str, depth: int) -> str | None:
+    """Return what cannot be sent as JSON in a value, beginning with its place; None: nothing."""
+    if depth == 0:
+        return None
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return None
+        number = "NaN" if math.isnan(value) else "infinite"
+        return f"{where}: is {number}, and JSON has finite numbers; send None for what is missing"
+    if value is None or isinstance(value, str | int):
+        return None
+    parts: Iterable[tuple[str, Any]]
+    if isinstance(value, dict):
+        start = "" if where == "body" else f"{where}."
+        parts = ((f"{start}{key}", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        parts = ((f"{where}[{number}]", item) for number, item in enumerate(value))
+    else:
+        try:
+            return _unsendable(_plain(value), where, depth - 1)
+        except TypeError as error:
+            return f"{where}: {error}"
+    found = (_unsendable(item, place, depth - 1) for place, item in parts)
+    return next((problem for problem in found if problem is not None), None)
 
 
 def reads_nothing(response: httpx.Response) -> None:

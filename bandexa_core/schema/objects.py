@@ -140,7 +140,8 @@ def check_value(value: object, where: str, nesting: int) -> None:
             raise ValueError(f"{where}: a whole number beyond 64 bits; send it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{where}: must be a finite number, not {value}")
+            number = "NaN" if math.isnan(value) else "infinity"
+            raise ValueError(f"{where}: must be a finite number, not {number}")
     elif isinstance(value, list | tuple | dict):
         _check_container(value, where, nesting)
     else:

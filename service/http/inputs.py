@@ -80,6 +80,8 @@ def _no_object(raw: msgspec.Raw, error: Exception, *, packed: bool) -> InvalidRe
         found = None if packed else not_finite(json.loads(bytes(memoryview(raw))))
     except (ValueError, RecursionError):
         found = None
+    if found is None and "`key`" in str(error):
+        return InvalidRequest("context", "its keys must be texts")
     if found is None:
         return InvalidRequest("context", f"is no JSON object: {error}")
     path, message = found

@@ -134,5 +134,29 @@ def test_numpy_values_within_lists_are_sent_as_numbers(
     client.select("b", [np.float32(0.5), np.int64(2)], candidates=candidates)
     assert script.sent()["context"] == [0.5, 2]
     assert script.sent()["candidates"] == [{"id": "a", "features": [1.0, 2.0]}]
-    with pytest.raises(TypeError, match="object cannot be sent as JSON"):
+    with pytest.raises(TypeError, match=r"^context\[0\]: object cannot be sent as JSON$"):
         client.select("b", [object()])
+
+
+@pytest.mark.parametrize(
+    ("context", "error", "message"),
+    [
+        ({"user": {"age": float("nan")}}, ValueError, r"^context\.user\.age: is NaN, .* send None"),
+        ({"emb": [1.0, np.float32("inf")]}, ValueError, r"^context\.emb\[1\]: is infinite"),
+        ({"tags": {"a", "b"}}, TypeError, r"^context\.tags: set cannot be sent as JSON$"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_with_its_place(
+    script: Script, client: BanditClient, context: Any, error: type[Exception], message: str
+) -> None:
+    """Tables in memory have NaN for what is missing."""
+    with pytest.raises(error, match=message):
+        client.select("b", context)
+    assert script.requests == []
+
+
+def test_what_contains_itself_is_refused(client: BanditClient) -> None:
+    context: dict[str, Any] = {}
+    context["self"] = context
+    with pytest.raises(ValueError, match="Circular reference"):
+        client.select("b", context)

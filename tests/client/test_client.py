@@ -315,7 +315,7 @@ def test_every_request_is_counted(script: Script, client: BanditClient) -> None:
 
 
 def test_an_infinite_reward_never_leaves_the_client(script: Script, client: BanditClient) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match=r"^reward: is infinite, and JSON has finite numbers"):
         client.reward("d", float("inf"))
     assert script.requests == []
 

@@ -182,3 +182,17 @@ def test_a_catalogue_is_refused_with_the_place(api, actions, message: str) -> No
     refused = api.call("PUT", f"/bandits/{name}/actions", {"actions": actions}, 422)
     assert refused["detail"] == message
     assert api.state(name)["num_actions"] == 0
+
+
+@pytest.mark.parametrize(
+    ("since", "message"),
+    [
+        ("2026-01-31", "must be a number, the seconds since the epoch, not '2026-01-31'"),
+        (1796098174260,
+         "must be a number, the seconds since the epoch; 1796098174260 looks like milliseconds"),
+    ],
+)  # fmt: skip
+def test_times_are_seconds_since_the_epoch(api, since: Any, message: str) -> None:
+    name = api.two_actions()
+    refused = api.call("POST", f"/bandits/{name}/rewards/void", {"since": since}, 422)
+    assert refused["errors"] == [{"field": "since", "message": message}]

@@ -110,8 +110,8 @@ def test_no_type_is_wrong_where_fields_type_themselves(value):
     [
         ([1], "context: a list is no object"),
         (None, "context: null is no object"),
-        ({"x": float("nan")}, "context.x: must be a finite number, not nan"),
-        ({"x": [1, float("-inf")]}, "context.x[1]: must be a finite number, not -inf"),
+        ({"x": float("nan")}, "context.x: must be a finite number, not NaN"),
+        ({"x": [1, float("-inf")]}, "context.x[1]: must be a finite number, not infinity"),
         ({"x": 1 << 64}, "context.x: a whole number beyond 64 bits; send it as text"),
         ({"x": 10**5000}, "context.x: a whole number beyond 64 bits; send it as text"),
         ({"x": "\ud800"}, "context.x: '\\ud800' is no valid text of at most 1024 bytes"),

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from bandexa_core.schema.objects import shown
 from bandexa_core.spec import MAX_METRICS
 from service.http.schemas.common import Body, Id
 from service.http.schemas.decide import MAX_BATCH
 from service.serving.inputs import MAX_SIZE
 
 Reward = Annotated[float, Field(ge=-MAX_SIZE, le=MAX_SIZE)]
-Time = Annotated[float, Field(ge=0.0, le=1e11)]
+MOST_SECONDS = 1e11  # the year 5138; Unix milliseconds are beyond
+SECONDS = "must be a number, the seconds since the epoch"
+
+
+def _seconds(value: Any) -> Any:
+    """Refuse texts and milliseconds with what is wanted in their place."""
+    if isinstance(value, str):
+        raise ValueError(f"{SECONDS}, not {shown(value)}")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > MOST_SECONDS:
+        raise ValueError(f"{SECONDS}; {shown(value)} looks like milliseconds")
+    return value
+
+
+Time = Annotated[float, Field(ge=0.0, le=MOST_SECONDS), BeforeValidator(_seconds)]
 
 
 class VoidRequest(Body):
