@@ -13,6 +13,7 @@ from bandexa_core.ids import LogPosition
 from service.observe.counters import SharedCount
 from service.store.address import PostgresUrl
 from service.store.opening import join, open_shared
+from service.store.postgres.connection import Session
 from service.store.protocol import EventStore
 from service.store.records import BanditRecord, RewardReport
 from tests.fixtures.postgres import Cluster
@@ -20,7 +21,7 @@ from tests.store.conftest import ANSWER_WITHIN_S, Asking, make_decision, make_sp
 from tests.store.reporting import rewards
 
 pytestmark = pytest.mark.needs("postgres")
-REPORTS = 120
+REPORTS = 40
 
 
 @pytest.fixture
@@ -65,6 +66,35 @@ def test_every_report_is_answered_and_learned_once(stores: list[EventStore]) -> 
         assert head == 2 * REPORTS
         groups = list(reader.follow(bandit, LogPosition(0), head))  # compares the hashes
     assert [row.position for group in groups for row in group.rows] == [*range(1, head + 1)]
+
+
+def test_rows_behind_an_end_that_moves_while_they_are_made_are_made_again(
+    stores: list[EventStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other store appends between the two looks at the end: for the rows, and to compare."""
+    one, two = stores
+    with one.reader() as reader:
+        (bandit,) = reader.bandits()
+    fetch, appended = Session.fetch, list[str]()
+
+    def overtaken(session: Session, sql: str, *arguments: Any) -> list[Any]:
+        if sql.startswith("SELECT position, hash FROM heads") and not appended:
+            appended.append(threading.current_thread().name)
+            _taught(two, bandit, "other")
+        return fetch(session, sql, *arguments)
+
+    monkeypatch.setattr(Session, "fetch", overtaken)
+    _taught(one, bandit, "own")
+    assert appended == ["store-writer"]
+    with one.reader() as reader:
+        assert reader.head(bandit.key) == 2
+
+
+def _taught(store: EventStore, bandit: BanditRecord, name: str) -> None:
+    asking, made = Asking(), make_decision(bandit, name)
+    asking.ask(store.append_decision, made).result(ANSWER_WITHIN_S)
+    report = RewardReport(made.decision_id, 1.0, None, None, 6.0)
+    assert asking.ask(rewards(store), report).result(ANSWER_WITHIN_S).status == "applied"
 
 
 def _report(store: EventStore, bandit: BanditRecord, place: int) -> None:
