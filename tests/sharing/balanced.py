@@ -53,7 +53,7 @@ class Balanced:
         clients: dict[str, httpx.Client] = {}
         try:
             number = 0
-            while not self._stop.wait(0.01) and not self.failed:
+            while not self._stop.wait(0.04) and not self.failed:
                 number += 1
                 key = f"balanced-{own}-{number}"
                 select = {

@@ -16,7 +16,7 @@ from tests.fixtures.waiting import poll
 class Traffic:
     """Selects and rewards over connections of its own, until it is stopped.
 
-    Each of them makes a hundred decisions a second at most: what is waited for meanwhile, such as
+    Each of them makes 25 decisions a second at most: what is waited for meanwhile, such as
     the start of a process, takes as long with more.
 
     Attributes:
@@ -40,7 +40,7 @@ class Traffic:
         number = 0
         while not self._stop.is_set():
             with suppress(httpx.TransportError), self._server.client() as client:
-                while not self._stop.wait(0.01):
+                while not self._stop.wait(0.04):
                     number += 1
                     decision_id = f"own-{own}-{number}"
                     body = {
