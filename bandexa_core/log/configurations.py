@@ -304,7 +304,7 @@ class Configurations:
         """Whether decisions may follow other reward rules than those of the creation."""
         return len(self._rules) > 1
 
-    @property
+    @cached_property
     def ever_had_windows(self) -> bool:
         """Whether some decisions may have a reward window."""
         return any(rules.reward_window_s is not None for _, rules in self._rules)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
 
+from service.store.records import CountedRow
 from service.store.sqlite.aggregates import MOMENT, Additions
 
 DELAYS_S = (
@@ -14,21 +14,10 @@ DELAYS_S = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class CountedDecision:
-    """The counted part of a decision. `actions`: the chosen ones, best first."""
-
-    time: float
-    actions: tuple[str, ...]
-    propensity: float | None
-    explored: bool | None
-    std: float | None
-
-
 class Counts(Additions):
     """Counts of some decisions and values, to be added to the aggregates."""
 
-    def add_decision(self, uid: str, decision: CountedDecision) -> None:
+    def add_decision(self, uid: str, decision: CountedRow) -> None:
         """Count a decision."""
         key = _moment(uid, decision.time)
         sums = self.sums[key]

@@ -22,7 +22,7 @@ from typing import TypeVar
 from bandexa_core.ids import BanditUid
 from bandexa_core.spec import BanditSpec
 from service.observe.counters import Metrics, Tally
-from service.observe.dashboard.aggregates import CountedDecision, Counts
+from service.observe.dashboard.aggregates import Counts
 from service.observe.dashboard.comparing import NOTHING_HELD, Comparison
 from service.observe.dashboard.judging import Judging
 from service.observe.dashboard.publishing import Publishing, Receivers
@@ -300,10 +300,7 @@ class Follower:
             cursors[decisions_of(uid)] = row.key
             if row.imported:  # it was not served here
                 continue
-            counts.add_decision(
-                uid,
-                CountedDecision(row.time, row.actions, row.propensity, row.explored, row.std),
-            )
+            counts.add_decision(uid, row)
         return len(rows)
 
     def _values(

@@ -95,7 +95,7 @@ class PostgresCountingReader(SqlCountingReader):
         ).fetchall()
         return [
             CountedRow(
-                key, time, chosen_ids(f"at key {key}", chosen), len(chosen), propensity,
+                key, time, chosen_ids(key, chosen), len(chosen), propensity,
                 None if explored is None else bool(explored), std, bool(imported),
             )
             for key, time, chosen, propensity, explored, std, imported in rows

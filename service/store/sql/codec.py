@@ -65,7 +65,7 @@ def unpack_propensities(decision_id: str, blob: bytes | None) -> Propensities | 
         return None
     packed, num = blob[4:], (len(blob) - 4) // 12
     if blob[:4] != crc32(packed).to_bytes(4) or len(packed) != 12 * num:
-        raise StoreDamaged(f"decision {decision_id} is not what was written")
+        raise _damaged(decision_id)
     indexes = np.frombuffer(packed, np.int32, num)
     return Propensities(indexes, np.frombuffer(packed[4 * num :], np.float64))
 
@@ -95,8 +95,8 @@ def unpack_chosen(
     )
 
 
-def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
-    """Decode only the ids of `pack_chosen`.
+def chosen_ids(decision_id: str | int, blob: bytes) -> tuple[ActionId, ...]:
+    """Decode only the ids of `pack_chosen`; the decision is named by its id or its key.
 
     Raises:
         StoreDamaged: A checksum differs.
@@ -104,7 +104,7 @@ def chosen_ids(decision_id: str, blob: bytes) -> tuple[ActionId, ...]:
     try:
         return tuple([item[0] for item in _unpacked_chosen(decision_id, blob, None)])
     except (TypeError, LookupError) as error:
-        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+        raise _damaged(decision_id) from error
 
 
 def chosen_score(decision_id: str, blob: bytes, place: int) -> tuple[ActionId, float]:
@@ -115,11 +115,9 @@ def chosen_score(decision_id: str, blob: bytes, place: int) -> tuple[ActionId, f
         IndexError: There are not so many.
     """
     item = _unpacked_chosen(decision_id, blob, None)[place]
-    try:
-        name, _, _, _, score, *_ = item
-    except (TypeError, ValueError) as error:
-        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
-    return name, score
+    if len(item) < len(ChosenItem._fields) - 1:
+        raise _damaged(decision_id)
+    return item[0], item[4]
 
 
 def chosen_items(
@@ -133,19 +131,24 @@ def chosen_items(
     try:
         return [ChosenItem(*item) for item in _unpacked_chosen(decision_id, blob, context)]
     except TypeError as error:
-        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
+        raise _damaged(decision_id) from error
 
 
-def _unpacked_chosen(decision_id: str, blob: bytes, context: bytes | None) -> list[list[Any]]:
+def _unpacked_chosen(decision_id: str | int, blob: bytes, context: bytes | None) -> list[list[Any]]:
     """Return the fields of each item; see `chosen_items`."""
     try:
         context_sum, packed_sum, packed = _SUMMED.decode(blob)
         if crc32(packed) != packed_sum or (context is not None and crc32(context) != context_sum):
             raise ValueError("its checksum differs")
-        found = _CHOSEN.decode(packed)
+        return _CHOSEN.decode(packed)
     except UNPACKING_ERRORS as error:
-        raise StoreDamaged(f"decision {decision_id} is not what was written") from error
-    return found
+        raise _damaged(decision_id) from error
+
+
+def _damaged(decision: str | int) -> StoreDamaged:
+    """Return the error of a decision, named by its id or its key."""
+    name = f"at key {decision}" if isinstance(decision, int) else decision
+    return StoreDamaged(f"decision {name} is not what was written")
 
 
 def blank_chosen(decision_id: str, blob: bytes) -> bytes:

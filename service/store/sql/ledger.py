@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
-from bandexa_core.log.bounds import UNBOUNDED
+from bandexa_core.log.bounds import UNBOUNDED, clip
 from bandexa_core.log.configurations import Configurations
-from bandexa_core.log.contract import COUNTED, DecisionState, Outcome
+from bandexa_core.log.contract import COUNTED, DecisionState, ItemState, Outcome
 from bandexa_core.log.rows import LearnRow, Metrics, VoidRow
 from service.store.bounds import BoundsOfBandits
 from service.store.delays import SOON, DelaysOfBandits
@@ -337,38 +337,36 @@ class Ledger:
     ) -> tuple[tuple[Logged, ...], tuple[StoredItem, ...]]:
         """Log the values of a step; returns their rows and the items from here on."""
         decision, states = step.decision, step.change.state.items
-        before = found.items or (NEW_ITEM,) * len(states)
-        items = [
-            StoredItem(state, old.origin, old.latest, old.low, old.high)
-            for state, old in zip(states, before, strict=True)
-        ]
-        if not step.change.learned:
-            return (), tuple(items)
+        before, learned = found.items or (NEW_ITEM,) * len(states), step.change.learned
+        if not learned:
+            return (), _in_states(before, states)
         key, spec = decision.bandit.key, decision.bandit.spec
         context = learned_context(spec.context, found.context)
-        rows, now = [], self._clock()
-        for index, value_before, after, metrics, metrics_before in step.change.learned:
+        items, rows, now = list(before), [], self._clock()
+        for index, value_before, after, metrics, metrics_before in learned:
             position = self._log.next(key)
-            state, origin, _, low, high = items[index]
             if value_before is None:
                 origin = position
                 low, high = UNBOUNDED  # of metrics, whose values come in parts
                 if metrics is None:
                     low, high = self._bounds.take(key, known.bounding(found.position), after)
-            item = items[index] = StoredItem(state, origin, position, low, high)
+            else:
+                _, origin, _, low, high = items[index]
+            items[index] = StoredItem(states[index], origin, position, low, high)
             action = learned_action(spec.actions, chosen[index].features)
             row = LearnRow(
-                position, now, decision.id, item.origin, value_before, after, context, action,
-                chosen[index].slot, item.low, item.high, metrics, metrics_before,
+                position, now, decision.id, origin, value_before, after, context, action,
+                chosen[index].slot, low, high, metrics, metrics_before,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
+            value = clip(after, low, high)
             if value_before is not None:  # it may be in the sample of rows that left the log
                 self._db.execute(
                     "UPDATE evicted SET value = ?, metrics = ? WHERE bandit = ? AND origin = ?",
-                    (row.learned, pack_metrics(metrics), key, item.origin),
+                    (value, pack_metrics(metrics), key, origin),
                 )
-            rows.append(Logged(position, now, decision.id, value_before, after, row.learned))
-        return tuple(rows), tuple(items)
+            rows.append(Logged(position, now, decision.id, value_before, after, value))
+        return tuple(rows), _in_states(items, states)
 
     def _amend(
         self, step: Step, items: Sequence[StoredItem], learned: Sequence[Logged]
@@ -430,6 +428,16 @@ def _is_in(state: DecisionState, found: _Stored, num_chosen: int) -> bool:
     if found.version or state.version:
         return found.version == state.version
     return state == DecisionState.of(num_chosen, activated=bool(found.active))
+
+
+def _in_states(items: Sequence[StoredItem], states: Sequence[ItemState]) -> tuple[StoredItem, ...]:
+    """Return items in these states; what else is stored of them stays."""
+    return tuple(
+        [
+            item if item.state is state else StoredItem(state, *item[1:])
+            for item, state in zip(items, states, strict=True)
+        ]
+    )
 
 
 def _after(step: Step, found: _Stored, items: tuple[StoredItem, ...]) -> _Stored:

@@ -154,10 +154,12 @@ class Operations(ABC):
         """Return when windows of live bandits would close, and decisions be mature: by keys."""
         windows: list[tuple[int, float]] = []
         maturing: list[tuple[int, float]] = []
-        now = self._clock()
         known = {
             key: self._configurations(self._bandits[key]) for key in {d.bandit for d in records}
         }
+        if not any(each.ever_had_windows for each in known.values()):
+            return windows, maturing
+        now = self._clock()
         for d in records:
             rules = known[d.bandit].rules(d.position)
             if rules.reward_window_s is not None and d.imported is None:

@@ -66,7 +66,7 @@ class SqliteCountingReader(SqlCountingReader):
         try:
             return [
                 CountedRow(
-                    key, float(time), chosen_ids(f"at key {key}", bytes.fromhex(packed)),
+                    key, float(time), chosen_ids(key, bytes.fromhex(packed)),
                     len(packed) // 2, propensity, None if explored is None else bool(explored), std,
                     bool(imported),
                 )

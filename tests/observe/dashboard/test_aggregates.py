@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from bandexa_core.ids import ActionId
 from service.observe.counters import SECONDS, Tally
-from service.observe.dashboard.aggregates import DELAYS_S, CountedDecision, Counts
+from service.observe.dashboard.aggregates import DELAYS_S, Counts
 from service.observe.dashboard.follower import Follower
 from service.observe.dashboard.views import series
 from service.store.opening import open_counting, open_reader
+from service.store.records import CountedRow
 from service.store.sqlite.aggregates import AggregateReader, AggregateWriter
 
 TABLES = ("buckets", "shares", "delays")
@@ -105,14 +107,23 @@ def test_a_damaged_or_missing_file_is_rebuilt(start_server: Any, feed: Any) -> N
         assert again.stop() == 0
 
 
+def _decided(
+    time: float,
+    action: str,
+    propensity: float | None = None,
+    *,
+    explored: bool | None = None,
+    std: float | None = None,
+) -> CountedRow:
+    return CountedRow(0, time, (ActionId(action),), 0, propensity, explored, std)
+
+
 def test_series_equal_closed_forms_of_the_counts(tmp_path: Path) -> None:
     now = time.time() // 3600 * 3600 + 1800.0
     counts = Counts()
     for number in range(8):
-        decision = CountedDecision(
-            now - 5, ("red" if number < 6 else "green",), 0.5, number < 2, 0.25
-        )
-        counts.add_decision("uid", decision)
+        action = "red" if number < 6 else "green"
+        counts.add_decision("uid", _decided(now - 5, action, 0.5, explored=number < 2, std=0.25))
     for value in (1.0, 2.0, 3.0, 6.0):
         counts.add_value("uid", now - 5, value, 0.5)
     counts.correct_value("uid", now - 5, 6.0, 4.0)
@@ -147,8 +158,8 @@ def test_actions_beyond_the_first_64_are_counted_together(tmp_path: Path) -> Non
     with AggregateWriter(tmp_path / "aggregates.db") as writer:
         for number in range(200):
             counts = Counts()
-            counts.add_decision("uid", CountedDecision(now, (f"a{number}",), None, None, None))
-            counts.add_decision("uid", CountedDecision(now, ("a0",), None, None, None))
+            counts.add_decision("uid", _decided(now, f"a{number}"))
+            counts.add_decision("uid", _decided(now, "a0"))
             writer.add(counts, {})
     with AggregateReader(tmp_path / "aggregates.db") as reader:
         found = series(reader, "uid", "1h", now)["actions"]
@@ -163,7 +174,7 @@ def test_every_range_has_few_points_and_counts_everything(tmp_path: Path, name: 
     now = time.time()
     counts = Counts()
     for ago in (1.0, 400.0, 86400.0 * 300):
-        counts.add_decision("uid", CountedDecision(now - ago, ("a",), 0.5, False, 0.1))
+        counts.add_decision("uid", _decided(now - ago, "a", 0.5, explored=False, std=0.1))
     with AggregateWriter(tmp_path / "aggregates.db") as writer:
         writer.add(counts, {})
     with AggregateReader(tmp_path / "aggregates.db") as reader:
