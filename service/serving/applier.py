@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,15 @@ from service.store.errors import StoreDamaged, StoreUnreadable
 log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
 READ_AGAIN_S = 0.5  # while the database is away
-ReadRows = Callable[[LogPosition, LogPosition], Iterator[Group]]
+
+
+class ReadRows(Protocol):
+    """Yields the groups of a log in (after, up_to]; see `LogReader.follow`."""
+
+    def __call__(
+        self, after: LogPosition, up_to: LogPosition, *, previous: bytes | None
+    ) -> Iterator[Group]:
+        """Yield them in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +179,7 @@ class Applier:
         model = self.model
         if self.head - model.position > ROWS_AT_ONCE or self.reading is not None:
             return False
-        for group in self.read(model.position, self.head):
+        for group in self.read(model.position, self.head, previous=model.log_hash):
             self._note(group)
             if _is_slow(model, group) or _is_replaced_by(model, group) or self._switches(group):
                 return False
@@ -209,7 +217,8 @@ class Applier:
 
     async def _rows(self) -> Iterable[Group]:
         """Return the next groups; while the database is away, wait for it."""
-        read = partial(self.read, self.model.position, self.head)
+        model = self.model
+        read = partial(self.read, model.position, self.head, previous=model.log_hash)
         if self.reading is None:
             return read()
         loop = asyncio.get_running_loop()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,19 @@ from service.serving.standing import ArmStanding, EarnedByAction, Standing
 from service.store.errors import InvalidRequest
 from service.store.records import BanditRecord
 
-ReadLog = Callable[[BanditRecord, LogPosition, LogPosition], Iterator[Group]]
+
+class ReadLog(Protocol):
+    """Yields the groups of a log in (after, up_to]; see `LogReader.follow`."""
+
+    def __call__(
+        self,
+        record: BanditRecord,
+        after: LogPosition,
+        up_to: LogPosition,
+        *,
+        previous: bytes | None,
+    ) -> Iterator[Group]:
+        """Yield them in order."""
 
 
 class _Sides(NamedTuple):

@@ -208,7 +208,8 @@ class Swapper:
         return SnapshotVersion(found.version)
 
     def _catch_up(self, bandit: Bandit, model: ServingModel, up_to: LogPosition) -> None:
-        for group in self._reader.follow(bandit.record, model.position, up_to):
+        known = model.log_hash
+        for group in self._reader.follow(bandit.record, model.position, up_to, previous=known):
             model.apply(group, bandit.applier.load_import)
         if model.position < up_to:
             raise StoreDamaged(f"row {model.position + 1} is not in the log")
@@ -223,7 +224,8 @@ def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
         return []
     if num > ROWS_ON_LOOP or model.slow_encoder is not None or applier.reading is not None:
         return None
-    groups = list(applier.read(model.position, applier.model.position))
+    up_to = applier.model.position
+    groups = list(applier.read(model.position, up_to, previous=model.log_hash))
     slow = any(
         model.forgets_before(group) or model.encodes_many(group) or model.loads_trials(group)
         for group in groups

@@ -109,3 +109,7 @@ class StoreUnreadable(StoreError):
 
 class StoreDamaged(StoreError):
     """A row of the database is not what was written: its checksum or hash differs."""
+
+
+class LogBranched(StoreDamaged):
+    """A log has another row where a model has followed it: the database has lost rows of it."""

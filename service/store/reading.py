@@ -110,13 +110,16 @@ class LogReader(Reader, Protocol):
         up_to: LogPosition,
         chunk: int = 512,
         voids: LogPosition = BEGINNING,
+        previous: bytes | None = None,
     ) -> Iterator[Group]:
         """Yield the groups in (after, up_to] in order, reading about `chunk` rows at once.
 
         Both positions are those of group ends. Rows of values that a row in (after, `voids`] voids
-        are read as erased ones: whoever builds a model anew leaves them out.
+        are read as erased ones: whoever builds a model anew leaves them out. `previous` is the hash
+        of the log up to `after`, as the model that follows it has it; None: it does not know.
 
         Raises:
+            LogBranched: The log has another row at `after` than the model has.
             LogTrimmed: Retention removed rows after `after`, perhaps while they were read.
             StoreDamaged: A row is missing, or its hash differs.
         """

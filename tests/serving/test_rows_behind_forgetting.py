@@ -71,7 +71,9 @@ def assert_same(found: ServingModel, expected: ServingModel) -> None:
         assert np.array_equal(ours[name], tensor), name
 
 
-def read_log(record: BanditRecord, after: int, up_to: int) -> Iterator[Group]:
+def read_log(
+    record: BanditRecord, after: int, up_to: int, *, previous: bytes | None
+) -> Iterator[Group]:
     yield from map(row_by_row, log_rows(64)[after:up_to])
 
 

@@ -134,7 +134,9 @@ class Gate:
         assert await asyncio.to_thread(self.reached.wait, 30)
 
 
-def read_log(record: BanditRecord, after: int, up_to: int) -> Iterator[Group]:
+def read_log(
+    record: BanditRecord, after: int, up_to: int, *, previous: bytes | None
+) -> Iterator[Group]:
     yield from groups_of(log_rows(64)[after:up_to])
 
 
@@ -340,7 +342,7 @@ def test_a_committed_row_that_is_not_in_the_log_makes_the_bandit_failed(bandit_o
     bandit = bandit_of()
 
     async def scene() -> None:
-        bandit.applier.read = lambda after, up_to: iter(())
+        bandit.applier.read = lambda after, up_to, previous: iter(())
         bandit.applier.follow(LogPosition(4))
         assert not await bandit.applier.applied(LogPosition(4))
         assert bandit.applier.failure.position == 4

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from bandexa_core.ids import DecisionId, LogPosition
 from service.store.address import PostgresUrl
-from service.store.errors import Conflict, StoreError
+from service.store.errors import Conflict, LogBranched, StoreError
+from service.store.postgres.branches import lost_row
+from service.store.postgres.connection import Session
 from service.store.postgres.store import PostgresStore
 from service.store.records import BanditRecord, DecisionRecord, RewardReport
 from tests.fixtures.postgres import Cluster
@@ -49,11 +52,16 @@ class Branch(Asking):
 
 
 @pytest.fixture
-def branch(postgres: Cluster) -> Iterator[Branch]:
+def address(postgres: Cluster) -> Iterator[PostgresUrl]:
     with postgres.empty() as url:
-        store = PostgresStore(PostgresUrl(url), "os", lambda answer: answer())
-        yield Branch(store, 3)
-        store.close()
+        yield PostgresUrl(url)
+
+
+@pytest.fixture
+def branch(address: PostgresUrl) -> Iterator[Branch]:
+    store = PostgresStore(address, "os", lambda answer: answer())
+    yield Branch(store, 3)
+    store.close()
 
 
 def test_a_decision_at_any_row_of_the_log_is_stored(branch: Branch) -> None:
@@ -80,6 +88,41 @@ def test_a_row_that_was_trimmed_is_known_while_it_is_the_last_of_them(branch: Br
     store, digest = branch.store, branch.hash_at(2)
     branch.call(store.trim_log, branch.bandit, LogPosition(2), 0)
     assert branch.call(store.append_decision, branch.drawn("kept", 2, digest)) is None
+
+
+def test_a_model_of_rows_that_were_replaced_gets_none_behind_them(branch: Branch, address) -> None:
+    """It has them from memory; the log has others there by now, and more behind them."""
+    store, key = branch.store, branch.bandit.key
+    with store.follower() as reader, closing(Session(address, own_loop=True)) as session:
+        *_, newest = reader.follow(branch.bandit, LogPosition(0), LogPosition(2))
+        stored = "SELECT position, hash FROM log WHERE bandit = $1"
+        before = dict(map(tuple, session.fetch(stored, key)))
+        assert newest.hash == before[2]
+        for position in (2, 3):
+            session.fetch("UPDATE log SET hash = $3 WHERE bandit = $1 AND position = $2",
+                          key, position, bytes([position]) * len(before[2]))  # fmt: skip
+        follow = reader.follow
+        (third,) = follow(branch.bandit, LogPosition(2), LogPosition(3), previous=newest.hash)
+        assert third.hash == before[3], "it is of the branch that the model is of"
+        store._tail.clear()  # they leave it in time
+        with pytest.raises(LogBranched, match="log row 2 is another one"):
+            list(follow(branch.bandit, LogPosition(2), LogPosition(3), previous=newest.hash))
+
+
+def test_rows_in_memory_are_not_followed_by_a_model_of_another_branch(branch: Branch) -> None:
+    with branch.store.follower() as reader, pytest.raises(LogBranched):
+        list(reader.follow(branch.bandit, LogPosition(2), LogPosition(3), previous=b"x" * 16))
+
+
+def test_rows_that_retention_has_removed_are_not_lost(branch: Branch, address) -> None:
+    """Another server has appended, and trimmed, more since this one did."""
+    store, key, digest = branch.store, branch.bandit.key, branch.hash_at(1)
+    with closing(Session(address, own_loop=True)) as session:
+        assert lost_row(session, [(key, (1, digest))]) is None
+        branch.call(store.trim_log, branch.bandit, LogPosition(2), 0)
+        assert lost_row(session, [(key, (1, digest))]) is None
+        assert lost_row(session, [(key, (2, digest))]) == 2, "it is another row"
+        assert lost_row(session, [(key, (4, digest))]) == 4
 
 
 def test_a_decision_of_a_deleted_bandit_is_refused_alone(branch: Branch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from bandexa_core.ids import LogPosition
 from bandexa_core.log.rows import CatalogueRow, row_by_row
 from service.store.errors import StoreDamaged
+from service.store.hashing import GENESIS_HASH
 from service.store.sql.tail import LogTail
 from tests.store.conftest import Blocker
 from tests.store.contract.readable import plain
@@ -69,10 +70,10 @@ def test_a_row_that_was_rolled_back_is_not_in_memory() -> None:
     tail = LogTail()
     rows = [CatalogueRow(LogPosition(1), time, change("a")) for time in (1.0, 2.0)]
     lost, found = map(row_by_row, rows)
-    tail.add(7, lost, 0)
+    tail.add(7, lost, 0, GENESIS_HASH)
     assert tail.read(7, LogPosition(0), LogPosition(1)) is None, "it is not committed"
     tail.roll_back()
-    tail.add(7, found, 0)
+    tail.add(7, found, 0, GENESIS_HASH)
     tail.commit()
     assert tail.read(7, LogPosition(0), LogPosition(1)) == [found]
     assert tail.read(8, LogPosition(0), LogPosition(1)) is None

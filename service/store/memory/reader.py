@@ -116,8 +116,9 @@ class MemoryReader(View):
         up_to: LogPosition,
         chunk: int = 512,
         voids: LogPosition = BEGINNING,
+        previous: bytes | None = None,
     ) -> Iterator[Group]:
-        """See `LogReader.follow`: all groups are taken at once, whatever `chunk` is."""
+        """See `LogReader.follow`: all groups are taken at once; memory loses no rows."""
         with self._reading() as contents:
             held = contents.of(record.key)
             groups = held.log.between(after, up_to)

@@ -16,11 +16,15 @@ _HASH = """
 SELECT hash FROM log WHERE bandit = $1 AND position = $2 UNION ALL
 SELECT hash FROM trims WHERE bandit = $1 AND position = $2
 """
+_IS_TRIMMED = "SELECT 1 FROM trims WHERE bandit = $1 AND position > $2"
 _IS_LIVE = "SELECT 1 FROM bandits WHERE bandit = $1 AND deleted IS NULL"
 
 
 def lost_row(session: Session, ends: Iterable[tuple[int, tuple[int, bytes]]]) -> int | None:
     """Return the position of a row that the log of a live bandit does not have; None: it has all.
+
+    What retention has removed is not looked for: other servers may have appended, and trimmed, much
+    since this one did.
 
     Args:
         session: A connection.
@@ -28,6 +32,10 @@ def lost_row(session: Session, ends: Iterable[tuple[int, tuple[int, bytes]]]) ->
     """
     for bandit, (position, digest) in ends:
         found = session.fetch(_HASH, bandit, position)
-        if (not found or found[0][0] != digest) and session.fetch(_IS_LIVE, bandit):
+        if found and found[0][0] == digest:
+            continue
+        if not found and session.fetch(_IS_TRIMMED, bandit, position):
+            continue
+        if session.fetch(_IS_LIVE, bandit):
             return position
     return None

@@ -138,13 +138,15 @@ class LogWriter:
         if group is None:
             return
         rule = rule_of(len(group.rows))
-        end_hash = group_hash(self._head(bandit).hash, rule, group.leaves)
+        previous = self._head(bandit).hash
+        end_hash = group_hash(previous, rule, group.leaves)
         *inside, last = group.columns
         for columns, leaf in zip(inside, group.leaves, strict=False):
             self._complete.append((*columns, INSIDE, leaf))
         self._complete.append((*last, rule, end_hash))
         self._heads[bandit] = LogHead(group.rows[-1].position, end_hash)
-        self.tail.add(bandit, Group(tuple(group.rows), rule == AS_BLOCK, end_hash), group.num_bytes)
+        ended = Group(tuple(group.rows), rule == AS_BLOCK, end_hash)
+        self.tail.add(bandit, ended, group.num_bytes, previous)
 
     def newest_values(self, bandit: int) -> list[float]:
         """Return the newest first values in a log, oldest first, before any row that waits.
@@ -172,7 +174,8 @@ class LogWriter:
     ) -> None:
         """Append a group of one row, given what its hash covers and its columns up to `payload`."""
         self._end(bandit)
-        end = group_hash(self._head(bandit).hash, ROW_BY_ROW, [leaf_hash(hashed)])
+        previous = self._head(bandit).hash
+        end = group_hash(previous, ROW_BY_ROW, [leaf_hash(hashed)])
         self._complete.append((bandit, *columns, ROW_BY_ROW, end))
         self._heads[bandit] = LogHead(row.position, end)
-        self.tail.add(bandit, Group((row,), hash=end), 0)
+        self.tail.add(bandit, Group((row,), hash=end), 0, previous)

@@ -21,7 +21,7 @@ from bandexa_core.log.rows import Group, LearnRow, VoidRow, without
 from bandexa_core.randomness import bandit_uid
 from bandexa_core.replay import Evicted
 from bandexa_core.spec import BanditSpec
-from service.store.errors import LogTrimmed, StoreDamaged
+from service.store.errors import LogBranched, LogTrimmed, StoreDamaged
 from service.store.hashing import AS_BLOCK, KIND_CONFIG, KIND_IMPORT, KIND_LEARN
 from service.store.identity import DecisionIds, first_key
 from service.store.reading import BEGINNING, NOTHING_EXAMINED
@@ -142,19 +142,16 @@ class SqlReader(ABC):
         up_to: LogPosition,
         chunk: int = 512,
         voids: LogPosition = BEGINNING,
+        previous: bytes | None = None,
     ) -> Iterator[Group]:
         """See `LogReader.follow`."""
         void = {row.origin for row in self.void_rows(record.key, after, voids)} if voids else set()
-        newest = None if self._tail is None else self._tail.read(record.key, after, up_to)
+        newest = None if self._tail is None else self._tail.read(record.key, after, up_to, previous)
         if newest is not None:
             for group in newest:
                 yield without(group, void)
             return
-        reached = self._reached.get(record.key)
-        if reached is not None and reached[0] == after:
-            previous: bytes | None = reached[1]
-        else:
-            previous = self.hash_at(record.key, after)
+        previous = self._hash_before(record, after, previous)
         waiting: list[StoredRow] = []
         read_to = after
         while read_to < up_to:
@@ -174,12 +171,33 @@ class SqlReader(ABC):
                 if row.ends == INSIDE:
                     continue
                 if wrong := wrong_rows(previous, waiting):
+                    self._reached.pop(record.key, None)  # it may be of another branch
+                    self._hash_before(record, after, previous)
                     raise _damaged(record, wrong[0])
                 after, previous = read_to, row.hash
                 self._reached[record.key] = after, previous
                 rows_of_group = [decoded(record, each, self.ids) for each in waiting]
                 waiting.clear()
                 yield without(Group(tuple(rows_of_group), row.ends == AS_BLOCK, row.hash), void)
+
+    def _hash_before(
+        self, record: BanditRecord, after: LogPosition, known: bytes | None
+    ) -> bytes | None:
+        """Return the hash of the log up to a position; `known`: as a model has it.
+
+        Raises:
+            LogBranched: The log has another row there.
+        """
+        reached = self._reached.get(record.key)
+        if reached is not None and reached[0] == after and known in (None, reached[1]):
+            return reached[1]
+        stored = self.hash_at(record.key, after)
+        if after and known is not None and stored not in (None, known):
+            raise LogBranched(
+                f"{record.name}: log row {after} is another one than was followed: the database"
+                " has lost rows"
+            )
+        return stored if known is None or not after else known
 
     def forgetting_at(
         self,

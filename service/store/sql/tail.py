@@ -18,20 +18,28 @@ class LogTail:
     """Written by the writer thread, read by any thread."""
 
     def __init__(self) -> None:
-        # By bandit and first position, in the order of their commits; with their sizes.
-        self._groups: dict[tuple[int, int], tuple[Group, int]] = {}
+        # By bandit and first position, in the order of their commits; with their sizes, and with
+        # the hash of the log before them.
+        self._groups: dict[tuple[int, int], tuple[Group, int, bytes]] = {}
         self._bytes = 0
-        self._uncommitted: list[tuple[int, Group, int]] = []
+        self._uncommitted: list[tuple[int, Group, int, bytes]] = []
 
-    def add(self, bandit: int, group: Group, num_bytes: int) -> None:
-        """Note a group of the running transaction; `num_bytes`: of its contexts and features."""
-        self._uncommitted.append((bandit, group, num_bytes))
+    def add(self, bandit: int, group: Group, num_bytes: int, previous: bytes) -> None:
+        """Note a group of the running transaction.
+
+        Args:
+            bandit: Its log.
+            group: The group.
+            num_bytes: Of its contexts and features.
+            previous: The hash of the log before it.
+        """
+        self._uncommitted.append((bandit, group, num_bytes, previous))
 
     def commit(self) -> None:
         """Show the groups of the transaction; the oldest go where it gets full."""
         groups = self._groups
-        for bandit, group, num_bytes in self._uncommitted:
-            groups[bandit, group.rows[0].position] = group, num_bytes
+        for bandit, group, num_bytes, previous in self._uncommitted:
+            groups[bandit, group.rows[0].position] = group, num_bytes, previous
             self._bytes += num_bytes
             while len(groups) > MAX_GROUPS or self._bytes > MAX_BYTES:
                 self._bytes -= groups.pop(next(iter(groups)))[1]
@@ -53,14 +61,27 @@ class LogTail:
         """Forget the groups of the transaction."""
         self._uncommitted.clear()
 
-    def read(self, bandit: int, after: LogPosition, up_to: LogPosition) -> list[Group] | None:
-        """Return the groups in (after, up_to]; None where one of them is not here."""
+    def read(
+        self,
+        bandit: int,
+        after: LogPosition,
+        up_to: LogPosition,
+        previous: bytes | None = None,
+    ) -> list[Group] | None:
+        """Return the groups in (after, up_to]; None where one of them is not here.
+
+        `previous`: the hash of the log up to `after`; groups behind another one are not meant.
+        """
         found = []
+        previous = previous if after else None
         while after < up_to:
             held = self._groups.get((bandit, after + 1))
             if held is None or held[0].position > up_to:
                 return None
             group = held[0]
+            if previous not in (None, held[2]):
+                return None
+            previous = group.hash
             found.append(group)
             after = group.position
         return found
