@@ -169,8 +169,8 @@ async def running(
         batcher = DecisionBatcher(loop, store, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()
         selecting = Selecting(
-            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,
-            actions,
+            settings, metrics, live.named, store, commit, reader, batcher, recent, panels,
+            encoders, actions,
         )  # fmt: skip
         await stack.enter_async_context(finished(selecting))
         rounds = Rounds(
@@ -356,8 +356,8 @@ async def replicating(
         batcher = DecisionBatcher(loop, store, store.ids, settings.max_inline_bytes)
         recent = RecentDecisions()
         selecting = Selecting(
-            settings, metrics, live.named, store, reader, batcher, recent, panels, encoders,
-            actions,
+            settings, metrics, live.named, store, commit, reader, batcher, recent, panels,
+            encoders, actions,
         )  # fmt: skip
         await stack.enter_async_context(finished(selecting))
         rounds = Rounds(settings, registry, metrics, store, live.find, loader, live.changing)

@@ -240,11 +240,13 @@ class Steps:
             InvalidRequest: The value cannot be taken.
             Unavailable, StoreError: The store takes no writes.
         """
-        for _ in range(MAX_TRIES):
-            entry = await self._entry(made.decision_id, bandit)
+        for tries in range(MAX_TRIES):
+            entry = await self._entry(made.decision_id, bandit, anew=tries > 0)
             decision = entry.decision
             status, change = self._taught(decision, item, value)
             rows: Rows | None = ()
+            if change is None and not tries:
+                continue
             if change is None:
                 rows = await self._confirmed(entry)
             else:
@@ -307,13 +309,18 @@ class Steps:
         reported = Reported(item, report.reward, report.reward_id, repeats)
         return self._change(entry.decision, reported)[0]
 
-    async def _entry(self, decision_id: DecisionId, bandit: BanditRecord) -> RecentDecision:
-        """Return a decision of a bandit.
+    async def _entry(
+        self, decision_id: DecisionId, bandit: BanditRecord, *, anew: bool = True
+    ) -> RecentDecision:
+        """Return a decision of a bandit; `anew`: not one in memory that may be old.
 
         Raises:
             UnknownDecision: The bandit has no such decision.
         """
-        entry = self._recent.get(decision_id) or await self._find(decision_id)
+        held = self._recent.get(decision_id)
+        if anew and held is not None and held.newest is None and self._may_be_old(held):
+            held = None
+        entry = held or await self._find(decision_id)
         if entry.decision.bandit.key != bandit.key:
             raise UnknownDecision(decision_id)
         return entry
@@ -350,12 +357,13 @@ class Steps:
         return due
 
     def _may_be_old(self, held: RecentDecision | None) -> bool:
-        """Whether a decision in memory may be older than what others have stored.
+        """Whether a decision in memory may not be as it is stored, and is forgotten for that.
 
-        It is forgotten then. What a report changes is compared with the store in any case; this is
-        for reports that change nothing, by what is in memory.
+        Others may have stored a step; or an earlier one was looked up before it was durable, and
+        the database has lost it. What a report changes is compared with the store in any case;
+        this is for reports that change nothing, by what is in memory.
         """
-        if held is None or not self._store.shared:
+        if held is None or not (self._store.shared or self._store.confirms):
             return False
         self._recent.drop(held.decision.id, held)
         return True

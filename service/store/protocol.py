@@ -195,12 +195,14 @@ class EventStore(Protocol):
         clock: Service time; every `due_windows` compares it with the wall clock.
         shared: Whether other processes append to it as well. What is in memory of a decision may
             then be older than what is stored.
+        confirms: Whether what can be looked up may not be durable yet: see `confirm`.
     """
 
     epoch: int
     ids: DecisionIds
     clock: ServiceClock
     shared: bool
+    confirms: bool
 
     @property
     def failure(self) -> str | None:

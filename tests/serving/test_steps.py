@@ -200,6 +200,35 @@ def test_a_step_of_another_writer_in_between_makes_it_step_again(tmp_path):
     play(tmp_path, scene)
 
 
+@pytest.mark.parametrize("how", ["void", "preview", "correct"])
+def test_a_step_of_another_server_is_seen_by_changes_of_what_was_reported(tmp_path, how):
+    """What is in memory says that there is nothing to void, or that the value is so already."""
+
+    async def scene(s: Scene) -> None:
+        s.store.shared = True
+        await s.decide("last")
+        if how == "correct":
+            await s.reward(1.0)
+        entry = s.recent.get(NAME)
+        found = (await s.commit(s.store.find_decision, NAME)).decision
+        bandit, rules = found.bandit, found.bandit.spec.rewards
+        _, change = contract.report(found.state, Reported(0, 3.0, "elsewhere"), rules, MOST)
+        assert change is not None
+        await s.commit(s.store.append_step, Step(found, change, 6.0, Reported(0, 3.0, "elsewhere")))
+        assert entry is not None
+        assert entry.decision.state != (await s.stored()), "it is old"
+        if how == "correct":
+            corrected = await s.steps.correct(NAME, bandit, None, 1.0, 7.0)
+            assert corrected.status != "duplicate"
+            assert (await s.stored()).items[0].value == 1.0
+            return
+        done = await s.steps.void(NAME, bandit, None, 7.0, dry_run=how == "preview")
+        assert done.values == ((3.0, 1),)
+        assert ((await s.stored()).items[0].value is None) == (how == "void")
+
+    play(tmp_path, scene)
+
+
 def test_steps_that_were_refused_leave_nothing_in_memory(tmp_path, monkeypatch):
     async def scene(s: Scene) -> None:
         await s.decide("sum")

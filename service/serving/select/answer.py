@@ -25,6 +25,7 @@ from service.observe import spans
 from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
+from service.serving.commits import Committer
 from service.serving.errors import UnknownAction
 from service.serving.observed import named_inputs
 from service.serving.recent import RecentDecisions
@@ -59,6 +60,7 @@ class Selecting:
         metrics: Counts.
         bandit: Returns the live bandit of a name; raises UnknownBandit where there is none.
         store: Stores decisions.
+        commit: Waits for commits.
         reader: Finds stored decisions.
         batcher: Draws decisions.
         recent: Receives the new decisions under callers' ids.
@@ -73,6 +75,7 @@ class Selecting:
         metrics: Metrics,
         bandit: Callable[[str], Bandit],
         store: EventStore,
+        commit: Committer,
         reader: LogReader,
         batcher: DecisionBatcher,
         recent: RecentDecisions,
@@ -83,6 +86,7 @@ class Selecting:
         self._metrics = metrics
         self._bandit = bandit
         self._store = store
+        self._commit = commit
         self._reader = reader
         self._batcher = batcher
         self._recent = recent
@@ -130,7 +134,7 @@ class Selecting:
             pending = Pending(bandit, command, context, ready)
             drawn, earlier = await self._batcher.decide(pending)
         except (InvalidRequest, UnknownAction, Unavailable) as error:
-            return self._stands(command, error)
+            return await self._stands(command, error)
         answer = self._stored(pending, drawn, earlier)
         waited_s = time.perf_counter() - encoded
         self._timed(command, answer, encoded - started, drawn, waited_s)
@@ -150,7 +154,7 @@ class Selecting:
         for place, command in enumerate(commands):
             if place and place % AT_ONCE == 0:
                 await asyncio.sleep(0)
-            ready = self._plain(command)
+            ready = await self._plain(command)
             if isinstance(ready, Pending):
                 places.append(place)
                 plain.append(ready)
@@ -169,7 +173,7 @@ class Selecting:
                 await asyncio.sleep(0)
             try:
                 if isinstance(outcome, Exception):
-                    found[place] = self._failed(pending.command, outcome)
+                    found[place] = await self._failed(pending.command, outcome)
                     continue
                 found[place] = answer = self._stored(pending, *outcome)
             except ServiceError as error:
@@ -185,7 +189,7 @@ class Selecting:
         about(None)
         return [each for each in found if each is not None]  # of all
 
-    def _plain(self, command: SelectCommand) -> Pending | Decision | ServiceError | None:
+    async def _plain(self, command: SelectCommand) -> Pending | Decision | ServiceError | None:
         """Return a select of a batch that is ready to be drawn, or what answers it already.
 
         None: something of it is to be encoded off the event loop.
@@ -199,7 +203,7 @@ class Selecting:
                 return None
             context = bandit.context(command.context)
         except ServiceError as error:
-            return self._failed(command, error)
+            return await self._failed(command, error)
         return Pending(bandit, command, context, context)
 
     def _timed(
@@ -242,28 +246,34 @@ class Selecting:
                 raise InvalidRequest("decision_id", "has the form of the ids that servers make")
         return self._bandit(command.bandit)
 
-    def _failed(self, command: SelectCommand, error: Exception) -> Decision | ServiceError:
+    async def _failed(self, command: SelectCommand, error: Exception) -> Decision | ServiceError:
         """Return what answers a select of a batch that failed; raises what no request explains."""
         if isinstance(error, InvalidRequest | UnknownAction | Unavailable):
             try:
-                return self._stands(command, error)
+                return await self._stands(command, error)
             except ServiceError as second:
                 return second
         if isinstance(error, ServiceError):
             return error
         raise error
 
-    def _stands(self, command: SelectCommand, error: ServiceError) -> Decision:
+    async def _stands(self, command: SelectCommand, error: ServiceError) -> Decision:
         """Return the answer of a repeated select that fails now: it still stands.
 
-        The actions that it named may be retired, for example.
+        The actions that it named may be retired, for example. What can be read may not be durable
+        yet, so that this waits until it is. It reads again then: a database that has ended
+        meanwhile may have lost it.
 
         Raises:
-            ServiceError: It is no repeated one; or it is, of another request.
+            ServiceError: It is no repeated one; or it is, of another request; or the store takes
+                no writes, so that nobody knows whether what can be read stays.
         """
         own_id = command.decision_id
-        earlier = None if own_id is None else self._reader.answer(own_id)
-        if own_id is None or earlier is None:
+        if own_id is None or isinstance(error, Unavailable) or self._reader.answer(own_id) is None:
+            raise error
+        await self._commit(self._store.confirm)
+        earlier = self._reader.answer(own_id)
+        if earlier is None:
             raise error
         return _repeated(own_id, command.body_hash, earlier)
 

@@ -64,6 +64,7 @@ class MemoryStore:
     failure = None
     failed_for_good = False
     shared = False
+    confirms = False
 
     def __init__(
         self,

@@ -87,10 +87,11 @@ class PostgresStore(SqlStore):
         member: Membership | None = None,
     ) -> None:
         self._url = url
-        session = open_writer(url, durability, shared=member is not None)
+        session = open_writer(url, shared=member is not None)
         try:
             replicates = member is not None and not member.is_keeper
             self.epoch = current_epoch(session) if replicates else next_epoch(session)
+            session.wait_for_commits(durability == "commit")
             self._wall = DatabaseClock(session)
             self._tail = LogTail()
             if isinstance(clock, ServiceClock):
@@ -105,7 +106,7 @@ class PostgresStore(SqlStore):
             self.ids = read_ids(db).with_clock(self.clock)
             self._sharing: Sharing | None = None
             # Other servers may have committed what is not durable yet.
-            self._confirms = durability == "barrier" or (member is not None and durability != "os")
+            self.confirms = durability == "barrier" or (member is not None and durability != "os")
             if member is not None:
                 self.ids.share = (member.number, member.servers)
                 self._sharing = Sharing(member.epoch, member.diverged)
@@ -193,7 +194,7 @@ class PostgresStore(SqlStore):
 
     def confirm(self, done: Done[None]) -> None:
         """See `EventStore.confirm`."""
-        if self._confirms:
+        if self.confirms:
             self._enqueue(Queued(None, done, many=self._own.confirms))
         else:
             done(None, None)

@@ -74,7 +74,7 @@ class SocketStore:
         self._database = database
         self._own = own
         self._deliver = deliver
-        self.shared = True
+        self.shared = self.confirms = True
         self.epoch = 0
         self.clock = ServiceClock()
         self._keys = open_reader(database)
@@ -90,7 +90,6 @@ class SocketStore:
         self._lost_at: float | None = time.monotonic()
         self._is_closed = False
         self._watch: Callable[[Changes], None] = lambda changes: None
-        self._on_lost: Callable[[], None] = lambda: None
         self._on_found: Callable[[], None] = lambda: None
         self.times = WriterTimes()
         self.replaced = False
@@ -108,14 +107,9 @@ class SocketStore:
             raise StoreError(f"{self._address}: nobody answers")
         await self._connecting
 
-    def watch(
-        self,
-        changed: Callable[[Changes], None],
-        lost: Callable[[], None],
-        found: Callable[[], None],
-    ) -> None:
-        """Call `changed` with what is announced; `lost` and `found` as the connection goes."""
-        self._watch, self._on_lost, self._on_found = changed, lost, found
+    def watch(self, changed: Callable[[Changes], None], found: Callable[[], None]) -> None:
+        """Call `changed` with what is announced; `found` once the connection is back."""
+        self._watch, self._on_found = changed, found
 
     def remember(self, record: BanditRecord) -> None:
         """Hold a live bandit in memory: what is received names it by its key."""
@@ -207,7 +201,6 @@ class SocketStore:
         if self._connecting is None or self._connecting.done():
             log.warning("%s", LOST)
             self._connecting = asyncio.create_task(self._reconnect(), name="store-socket")
-        self._on_lost()
 
     def _refuse_all(self, pending: dict[int, _Pending]) -> None:
         for each in pending.values():

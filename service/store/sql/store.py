@@ -92,6 +92,7 @@ class SqlStore(ABC):
 
     ids: DecisionIds
     shared = False
+    confirms = False
 
     def __init__(self, deliver: Deliver, operations: Operations, writer: Writer) -> None:
         self._deliver = deliver
