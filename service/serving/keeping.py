@@ -47,7 +47,7 @@ class Keeping:
     def follow(self, store: FollowedStore, live: Bandits, rewards: Rewards) -> None:
         """Apply from now on what servers append that share the database."""
         self._live, self._rewards = live, rewards
-        store.watch(self._appended, lambda: None, lambda: None)
+        store.watch(self._appended, lambda: None)
 
     def _appended(self, changes: Changes) -> None:
         assert self._live is not None

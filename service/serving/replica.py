@@ -38,7 +38,6 @@ AWAY_S = 3.0  # without the keeper, after which this process is not ready
 MAX_LAG_S = 5.0
 MOST_ASKED = 1000
 MISSING_FOR_S = 2.0  # longer than a caller waits that was asked to come back
-UNREAD = b""
 Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
 
 
@@ -76,7 +75,6 @@ class Replica:
         self._names: LogReader = store.reader()  # is not held up by a load
         self._rounds: Rounds | None = None
         self._heads: dict[int, LogPosition] = {}
-        self._hashes: dict[BanditUid, tuple[LogPosition, bytes | None]] = {}
         self._served: dict[BanditUid, SnapshotVersion] = {}
         self._swapping: dict[BanditUid, asyncio.Task[None]] = {}
         self._syncing: asyncio.Task[None] | None = None
@@ -93,13 +91,13 @@ class Replica:
     async def running(self, rounds: Rounds) -> AsyncIterator[None]:
         """Follow until the exit."""
         self._rounds = rounds
-        self._store.watch(self._changed, self._lost, self._found)
+        self._store.watch(self._changed, self._found)
         counting = asyncio.create_task(self._count(), name="counts")
         self._changed(Changes(bandits=True))
         try:
             yield
         finally:
-            self._store.watch(lambda changes: None, lambda: None, lambda: None)
+            self._store.watch(lambda changes: None, lambda: None)
             tasks = [
                 counting, *self._tasks, *self._swapping.values(), *self._loading.values(),
             ]  # fmt: skip
@@ -337,34 +335,33 @@ class Replica:
 
     # -- the keeper is away ---------------------------------------------------------------------
 
-    def _lost(self) -> None:
-        """Note where every model is, by the log as it was."""
-        for bandit in self._live.all():
-            position = bandit.model.position
-            self._hashes[bandit.record.uid] = position, self._hash_at(bandit, position)
-
     def _found(self) -> None:
         """Compare the log with the one that every model has followed; drop a model of another."""
         for bandit in self._live.all():
-            position, known = self._hashes.pop(bandit.record.uid, (LogPosition(0), None))
-            if known is None:  # nothing was learned, or retention has removed that row
-                continue
-            if known == UNREAD or self._hash_at(bandit, position) != known:
+            if not self._has_rows_of(bandit):
                 log.critical(
                     "bandit %s: the log is not known to be the same up to row %d: its model is"
                     " built anew",
-                    bandit.record.name, position,
+                    bandit.record.name, bandit.model.position,
                 )  # fmt: skip
                 self._live.remove(bandit.record.name)
         self._sync()
 
-    def _hash_at(self, bandit: Bandit, position: LogPosition) -> bytes | None:
-        """Return the hash of a log row; None: it is not there; `UNREAD`: nobody knows."""
+    def _has_rows_of(self, bandit: Bandit) -> bool:
+        """Whether the log is known to have the rows that a model has learned.
+
+        The model says which ones: the log may have gone back before the keeper was missed. Where
+        retention has removed the last one, nobody knows.
+        """
+        position, learned = bandit.model.position, bandit.model.log_hash
+        if not position:
+            return True
         try:
-            return self._reader.hash_at(bandit.record.key, position)
+            stored = self._reader.hash_at(bandit.record.key, position)
         except StoreError as error:  # the keeper may have ended because of the same disk
             log.error("bandit %s: its log cannot be read: %s", bandit.record.name, error)
-            return UNREAD
+            return False
+        return stored is not None and stored == learned
 
     # -- counts ---------------------------------------------------------------------------------
 

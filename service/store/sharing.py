@@ -70,13 +70,8 @@ class SharingStore(EventStore, Protocol):
 class FollowedStore(EventStore, Protocol):
     """A store to which other processes, or other servers, append as well, and which says so."""
 
-    def watch(
-        self,
-        changed: Callable[[Changes], None],
-        lost: Callable[[], None],
-        found: Callable[[], None],
-    ) -> None:
-        """Call `changed` with what others append; `lost` and `found` as the store goes."""
+    def watch(self, changed: Callable[[Changes], None], found: Callable[[], None]) -> None:
+        """Call `changed` with what others append; `found` once the store is back."""
 
     def lost_s(self) -> float:
         """Return for how many seconds the store has been away; 0 while it is there."""

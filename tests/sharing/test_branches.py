@@ -119,3 +119,38 @@ def test_no_decision_is_stored_that_a_model_of_lost_rows_has_made(
         assert [server.stop() for server in both] == [0, 0]
         checked = bandexa("verify", both[0].data_dir, "--quiet")
         assert checked.returncode == 0, checked.stdout
+
+
+def test_workers_of_one_server_build_models_of_lost_rows_anew(postgres: Cluster, tmp_path) -> None:
+    """A worker that went on with one would have its keeper end again and again."""
+    with postgres.empty() as url, servers(tmp_path) as start:
+        schema = url.rpartition("=")[2]
+        server = start("--workers", 2, env={"BANDEXA_STORE": url})
+        with server.client() as http:
+            api = Api(http)
+            name = api.two_actions()
+            for number in range(3):
+                api.teach(name, [float(number), 1.0], "x", 1.0)
+            earlier = Tables(postgres, schema)
+            for _ in range(2):
+                api.teach(name, [1.0, 1.0], "y", 0.0)
+        body = {"bandit": name, "context": [0.5, 1.0]}
+        in_turn = 0
+
+        def decided() -> bool:
+            """Whether many selects in turn are answered, each at either of the processes."""
+            nonlocal in_turn
+            with suppress(httpx.TransportError), server.client() as fresh:
+                is_answered = fresh.post("/select", json=body).is_success
+                in_turn = in_turn + 1 if is_answered else 0
+                return in_turn == 40
+            in_turn = 0
+            return False
+
+        poll(decided, "both decide")
+        in_turn = 0
+        earlier.put_back()
+        poll(decided, "both decide by what was put back")
+        newest = postgres.sql(f"SELECT max(position) FROM {schema}.decisions")
+        assert newest == "4", "a model of lost rows has decided"
+        assert server.stop() == 0

@@ -53,15 +53,10 @@ class SharedStore(PostgresStore):
         self._lost_at: float | None = None
         self._read_again = 0.0
 
-    def watch(
-        self,
-        changed: Callable[[Changes], None],
-        lost: Callable[[], None],
-        found: Callable[[], None],
-    ) -> None:
+    def watch(self, changed: Callable[[Changes], None], found: Callable[[], None]) -> None:
         """Call `changed` with what others append, and when the database is back.
 
-        Not `lost` and `found`: whether the logs are still those of the models is known to the
+        Not `found`: whether the logs are still those of the models is known to the
         writer, which ends this process where they are not.
         """
         self._announce = changed
