@@ -125,7 +125,7 @@ def test_workers_of_one_server_build_models_of_lost_rows_anew(postgres: Cluster,
     """A worker that went on with one would have its keeper end again and again."""
     with postgres.empty() as url, servers(tmp_path) as start:
         schema = url.rpartition("=")[2]
-        server = start("--workers", 2, env={"BANDEXA_STORE": url})
+        server = start(tmp_path / "data", "--workers", 2, env={"BANDEXA_STORE": url})
         with server.client() as http:
             api = Api(http)
             name = api.two_actions()

@@ -21,7 +21,7 @@ APPEND = "SELECT append_v1('{}', '{}', '{}', $1, $2, $3, '{}', '{}', '{}', '{}',
 
 def sessions(url: str) -> tuple[Session, Session]:
     """Return connections to a database that has one bandit with one decision."""
-    open_writer(PostgresUrl(url), "os", shared=True).close()
+    open_writer(PostgresUrl(url), shared=True).close()
     one, two = (Session(PostgresUrl(url), own_loop=False) for _ in range(2))
     one.script(
         "INSERT INTO bandits VALUES (1, 'u', 'b', '{}', 0, NULL); INSERT INTO decisions"

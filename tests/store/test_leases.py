@@ -40,7 +40,7 @@ print(len(session.fetch(sys.argv[2], "keeper", epoch, "late")), flush=True)
 @pytest.fixture
 def url(postgres: Cluster) -> Iterator[str]:
     with postgres.empty() as url:
-        with closing(open_writer(PostgresUrl(url), "commit")) as session:
+        with closing(open_writer(PostgresUrl(url))) as session:
             session.script("CREATE TABLE kept (what text NOT NULL)")
         yield url
 
@@ -143,7 +143,7 @@ def test_of_many_that_take_a_lease_at_once_one_has_it(url) -> None:
 def test_a_database_of_schema_1_gets_the_tables(url, session) -> None:
     session.script("DROP TABLE leases, snapshots, blobs, orders")
     session.script("UPDATE meta SET value = '1' WHERE key = 'schema'")
-    open_writer(PostgresUrl(url), "commit").close()
+    open_writer(PostgresUrl(url)).close()
     assert Leases(session, "a").lease("keeper", LONG_S) == 1
     versions = "SELECT key, value FROM meta WHERE key LIKE 'schema%' ORDER BY key"
     assert [tuple(row) for row in session.fetch(versions)] == [

@@ -35,7 +35,7 @@ KINDS = ("folder", "database", "bucket")
 @pytest.fixture
 def empty(postgres: Cluster) -> Iterator[PostgresUrl]:
     with postgres.empty() as text:
-        open_writer(PostgresUrl(text), "commit").close()
+        open_writer(PostgresUrl(text)).close()
         yield PostgresUrl(text)
 
 

@@ -142,7 +142,7 @@ def test_a_lost_connection_or_a_restart_of_the_database_moves_nothing(tmp_path) 
 def test_a_lock_is_taken_only_where_it_stays_free(url) -> None:
     """The server that had it may connect again: in its place, a session closes and opens."""
     address = PostgresUrl(url)
-    holders = [open_writer(address, "commit")]
+    holders = [open_writer(address)]
     looks = 0
 
     def waiting() -> None:
@@ -151,7 +151,7 @@ def test_a_lock_is_taken_only_where_it_stays_free(url) -> None:
         if looks in (3, 3 + FREE_LOOKS):
             holders.pop().close()
         elif looks == 2 + FREE_LOOKS:
-            holders.append(open_writer(address, "commit"))
+            holders.append(open_writer(address))
 
     wait_for_turn(address, waiting)
     assert holders == []
@@ -159,8 +159,8 @@ def test_a_lock_is_taken_only_where_it_stays_free(url) -> None:
 
 
 def test_a_server_that_stands_by_ends_by_a_signal(tmp_path, url) -> None:
-    open_writer(PostgresUrl(url), "commit").close()
-    session = open_writer(PostgresUrl(url), "commit")
+    open_writer(PostgresUrl(url)).close()
+    session = open_writer(PostgresUrl(url))
     b = node_of(tmp_path / "b", url)
     with ended(b):
         b.spawn().answering()

@@ -159,8 +159,9 @@ def open_barrier(url: PostgresUrl, writer: Session) -> Session:
         StoreError: A barrier would promise nothing there.
         OSError: The two reach different servers; and what the driver raises.
     """
-    session = Session(url, own_loop=True, settings={"synchronous_commit": "on"})
+    session = Session(url, own_loop=True)
     try:
+        session.wait_for_commits(True)
         ((started, syncs),) = session.fetch(_SERVER)
         if syncs != "on":
             raise StoreError(

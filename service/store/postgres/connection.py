@@ -102,12 +102,9 @@ class Session:
     Args:
         url: The database.
         own_loop: Whether it is used outside of any event loop alone.
-        settings: Further settings of the session.
     """
 
-    def __init__(
-        self, url: PostgresUrl, *, own_loop: bool, settings: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, url: PostgresUrl, *, own_loop: bool) -> None:
         self._loop: _OwnLoop | _ReadersLoop = _OwnLoop() if own_loop else _readers_loop()
         self._own_loop = own_loop
         self._prepared: dict[str, _Prepared] = {}
@@ -115,7 +112,7 @@ class Session:
             self._connection: asyncpg.Connection = self._loop.run(
                 asyncpg.connect(
                     url.url, timeout=CONNECT_S, command_timeout=STATEMENT_S,
-                    server_settings=SESSION | (settings or {}), statement_cache_size=0,
+                    server_settings=SESSION, statement_cache_size=0,
                 )
             )  # fmt: skip
         except BaseException:
@@ -129,6 +126,13 @@ class Session:
     def executemany(self, sql: str, parameters: Iterable[Any]) -> None:
         """Run a statement once for each of the parameters, all or none of them."""
         self._loop.run(self._executemany(sql, list(parameters)))
+
+    def wait_for_commits(self, waits: bool) -> None:
+        """Have commits wait until they are durable, or wait for nothing.
+
+        By a statement: poolers may ignore settings that are given as a connection begins.
+        """
+        self.script(f"SET synchronous_commit = {'on' if waits else 'off'}")
 
     def script(self, sql: str) -> None:
         """Run statements without parameters."""

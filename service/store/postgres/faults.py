@@ -19,8 +19,10 @@ STALE = "BX002"  # likewise: a decision is in another state
 STRAY = "BX003"  # raised by keep: a decision was drawn at a row that the log does not have
 CROSSED = ("40P01", "40001")  # two servers wait for each other: one of them begins again
 # Classes of SQLSTATE after which a later try may succeed: connection, resources, operator, system,
-# a transaction on a standby (25006), locks (55), rights that may be given back (42501).
+# a transaction on a standby (25006), locks (55). Also rights that may be given back (42501), and
+# functions that a restored database lacks (42883): they are created as the writer connects again.
 _TEMPORARY = ("08", "53", "57", "58", "25", "55", "40", "XX")
+_MENDED = ("42501", "42883")
 ERRORS = (
     asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, EOFError,
     asyncpg.InternalClientError,  # of a connection that broke off within a statement
@@ -51,9 +53,8 @@ def fault_of(error: BaseException) -> Fault:
     if state in (MOVED, STALE, STRAY) or isinstance(error, LeaseLost):
         return Fault.FINAL
     if isinstance(error, asyncpg.PostgresError):
-        return Fault.OUTAGE if (state or "")[:2] in _TEMPORARY or state == "42501" else (
-            Fault.OPERATION
-        )  # fmt: skip
+        is_temporary = (state or "")[:2] in _TEMPORARY or state in _MENDED
+        return Fault.OUTAGE if is_temporary else Fault.OPERATION
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return Fault.OPERATION  # a value that a column does not take
     if isinstance(error, ERRORS):

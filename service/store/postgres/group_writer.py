@@ -90,6 +90,7 @@ class PostgresWriter:
         self._since = 0.0
         self._tries = 0
         self._ends: Ends = {}  # of the logs, at the last commit
+        self._moved_ends: Ends = {}  # those that the commits of the group have moved
         self._durable: Ends = {}  # likewise, where commits wait for a barrier: at the last outage
         self._barrier: Barrier | None = None
         self.times = WriterTimes()
@@ -255,6 +256,7 @@ class PostgresWriter:
         if self._barrier is None:
             self.times.sync.observe(time.perf_counter() - written)
         self._ends.update(self._db.moved)
+        self._moved_ends.update(self._db.moved)
         self._committed()
         return refused
 
@@ -266,6 +268,7 @@ class PostgresWriter:
         What was looked up is delivered at once: who answers by that alone asks for `confirms`.
         """
         finds = self._operations.finds
+        moved, self._moved_ends = self._moved_ends, {}
         at_once, waiting = list[Answer](), list[Answer]()
         for queued, answer in zip(group, answers, strict=True):
             (at_once if queued.many == finds else waiting).append(answer)
@@ -273,7 +276,7 @@ class PostgresWriter:
             if self._barrier is None:  # it was lost within the group
                 at_once += [in_doubt(answer, self.failure) for answer in waiting]
             else:
-                self._barrier.wait(Waiting(waiting, self._db.moved, self._db.is_durable))
+                self._barrier.wait(Waiting(waiting, moved, self._db.is_durable))
         else:
             at_once = answers
         if at_once:
@@ -353,7 +356,9 @@ class PostgresWriter:
         barrier: Session | None = None
         try:
             self._db.session.close()
-            session = reopened(self._url, self._durability, shared=self._sharing is not None)
+            session = reopened(
+                self._url, waits=self._durability == "commit", shared=self._sharing is not None
+            )
             self._db.session = session
             if self._durability == "barrier":
                 barrier = open_barrier(self._url, session)

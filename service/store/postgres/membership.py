@@ -72,7 +72,7 @@ class Membership:
         self.lost: str | None = None
         self.is_promoted = False
         self.keeper_url: str | None = None
-        open_writer(url, "commit", shared=True).close()  # the tables are there, and of this release
+        open_writer(url, shared=True).close()  # the tables are there, and of this release
         self._session = Session(url, own_loop=True)
         self._leases = Leases(self._session, self._holder)
         try:

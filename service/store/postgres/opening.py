@@ -94,7 +94,7 @@ class Opening:
 
     def held(self) -> closing[Session]:
         """Hold the lock of the server until the exit."""
-        return closing(open_writer(self._url, "commit"))
+        return closing(open_writer(self._url))
 
     def inspected(self) -> Inspected:
         """Return what there is to know of it."""

@@ -80,7 +80,7 @@ def write_rows(url: PostgresUrl, parts: Iterable[Part]) -> None:
     """
     if schema_version(url):
         raise StoreError(f"{url} holds a store already: a copy needs an empty database")
-    session = open_writer(url, "commit")
+    session = open_writer(url)
     with closing(session):
         try:
             session.script("BEGIN")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import resources
 
 from service.store.address import PostgresUrl
@@ -23,6 +24,7 @@ READERS = 1  # schema 2 adds tables to schema 1
 _ADDED = {2: "tables_2.sql"}  # by the version that has them first
 _FUNCTIONS = ("functions_1.sql", "functions_2.sql")
 OLDEST_VERSION = 14  # of PostgreSQL
+_LACKS_FUNCTIONS = "SELECT 1 WHERE to_regproc('keep_v2') IS NULL OR to_regproc('append_v1') IS NULL"
 LOCK = 0x62616E64  # "band": of the one server, beside the oid of the tables' schema
 UNWRITABLE = """
 SELECT c.relname FROM pg_class AS c WHERE c.relkind = 'r'
@@ -35,8 +37,10 @@ _CREATION = "$1, current_schema()::regnamespace::oid::int"
 _META = "INSERT INTO meta VALUES ($1, $2)"
 
 
-def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> Session:
+def open_writer(url: PostgresUrl, *, shared: bool = False) -> Session:
     """Connect the writer, take the lock, and create the tables of an empty database.
+
+    Its commits wait until they are durable, whatever the setting of the database is.
 
     `shared`: Other servers that share it have the lock as well; one that does not cannot.
 
@@ -45,7 +49,7 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
             role may not write it.
     """
     try:
-        session = _connected(url, durability)
+        session = _connected(url)
     except (*ERRORS, ValueError) as error:
         raise StoreError(f"{url}: {describe(error)}") from error
     try:
@@ -53,15 +57,12 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
         if not _locked(session, shared=shared):
             more = ", whose `servers` is 1" if shared else ": `standby` would wait for its end"
             raise StoreTaken(f"{url} is open in another server{more}")
-        # Several servers may start together.
-        session.fetch(f"SELECT pg_advisory_lock({_CREATION})", LOCK + 1)
-        if _has_tables(session):
-            _require(url, *_versions(session))
-            _upgrade(session)
-            session.script("".join(map(_text, _FUNCTIONS)))
-        else:
-            _create(session)
-        session.fetch(f"SELECT pg_advisory_unlock({_CREATION})", LOCK + 1)
+        with _creating(session):
+            if _has_tables(session):
+                _require(url, *_versions(session))
+                _complete(session)
+            else:
+                _create(session)
         _require_rights(url, session)
     except StoreError:
         session.close()
@@ -72,22 +73,48 @@ def open_writer(url: PostgresUrl, durability: str, *, shared: bool = False) -> S
     return session
 
 
-def reopened(url: PostgresUrl, durability: str, *, shared: bool = False) -> Session:
-    """Connect the writer again after it was lost, and take the lock again; raises as the driver."""
-    session = _connected(url, durability)
+def reopened(url: PostgresUrl, *, waits: bool, shared: bool = False) -> Session:
+    """Connect the writer again after it was lost, and take the lock again; raises as the driver.
+
+    `waits`: See `Session.wait_for_commits`. A database that was restored meanwhile may be of an
+    earlier release: it gets what it lacks.
+    """
+    session = _connected(url)
     try:
         if not _locked(session, shared=shared):
             raise asyncpg_busy()
+        if _has_tables(session) and session.fetch(_LACKS_FUNCTIONS):
+            with _creating(session):
+                _complete(session)
+        session.wait_for_commits(waits)
     except BaseException:
         session.close()
         raise
     return session
 
 
-def _connected(url: PostgresUrl, durability: str) -> Session:
-    """Connect the writer; with a barrier its commits wait for nothing."""
-    level = "on" if durability == "commit" else "off"
-    return Session(url, own_loop=True, settings={"synchronous_commit": level})
+def _connected(url: PostgresUrl) -> Session:
+    session = Session(url, own_loop=True)
+    try:
+        session.wait_for_commits(True)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+@contextmanager
+def _creating(session: Session) -> Iterator[None]:
+    """Create things alone: several servers may start together."""
+    session.fetch(f"SELECT pg_advisory_lock({_CREATION})", LOCK + 1)
+    yield
+    session.fetch(f"SELECT pg_advisory_unlock({_CREATION})", LOCK + 1)
+
+
+def _complete(session: Session) -> None:
+    """Add what this release has and an earlier one had not."""
+    _upgrade(session)
+    session.script("".join(map(_text, _FUNCTIONS)))
 
 
 def asyncpg_busy() -> OSError:
