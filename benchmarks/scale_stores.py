@@ -172,7 +172,7 @@ class SharedSide(Asked):
 
     def follow(self, changed: Callable[[Changes], None]) -> None:
         """Ask for what others append, as a server does."""
-        self.followed.watch(changed, _nothing, _nothing)
+        self.followed.watch(changed, _nothing)
 
     def close(self) -> None:
         """Close the store, and give the number back."""

@@ -38,7 +38,7 @@ def stores(postgres: Cluster) -> Iterator[list[EventStore]]:
                     uid = reader.next_uid("shop")
                 create = Asking().ask(store.create_bandit, uid, "shop", make_spec())
                 create.result(ANSWER_WITHIN_S)
-            store.watch(lambda changes: None, lambda: None, lambda: None)
+            store.watch(lambda changes: None, lambda: None)
             found.append(store)
         yield found
 
