@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec, TrainingSpec
@@ -21,7 +22,6 @@ from service.serving.lifecycle import Place, replicating, running
 from service.serving.replica import Replica
 from service.settings import Settings
 from service.store.errors import StoreUnreadable, Unavailable
-from service.store.sqlite.reader import StoreReader
 from tests.fixtures.waiting import until
 
 SPEC = BanditSpec(
@@ -129,17 +129,24 @@ def test_a_worker_connects_again_although_the_log_cannot_be_read(monkeypatch) ->
         async with AsyncExitStack() as keeping, AsyncExitStack() as serving:
             keeper = await keeping.enter_async_context(processes.keeper())
             await manage.put_bandit(keeper, "b", SPEC)
+            rewards = RewardSpec(aggregate="sum")
+            await manage.put_bandit(keeper, "b", dataclasses.replace(SPEC, rewards=rewards))
             worker, replica = await serving.enter_async_context(processes.worker())
             before = worker.bandit("b")
+            assert before.model.position == 1
+            hash_at, failed = replica._reader.hash_at, threading.Event()
 
-            def unreadable(*_: object) -> None:
+            def unreadable(*place: Any) -> bytes | None:
+                if failed.is_set():
+                    return hash_at(*place)
+                failed.set()
                 raise StoreUnreadable("disk I/O error")
 
-            with monkeypatch.context() as disk:  # it fails, and the keeper ends because of that
-                disk.setattr(StoreReader, "hash_at", unreadable)
-                await keeping.aclose()
-                await until(lambda: worker.store.failure is not None, "the end of the keeper")
+            monkeypatch.setattr(replica._reader, "hash_at", unreadable)
+            await keeping.aclose()
+            await until(lambda: worker.store.failure is not None, "the end of the keeper")
             await keeping.enter_async_context(processes.keeper())
+            await until(failed.is_set, "it was read")
             await until(lambda: worker.store.failure is None, "the next keeper")
             await until(lambda: worker.live.exists("b"), "the bandit")
             assert worker.bandit("b") is not before, "nobody knows which log it has followed"
