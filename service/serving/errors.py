@@ -21,6 +21,13 @@ class BanditFailed(Unavailable):
         super().__init__(f"bandit {name!r} has failed: {reason}")
 
 
+class EncoderBusy(Unavailable):
+    """Too many selects wait for a slow encoder: this one did not reach the store."""
+
+    def __init__(self) -> None:
+        super().__init__("too many selects wait for a slow encoder")
+
+
 class UnknownAction(ServiceError):
     """The catalogue has no action of this id; `field` of the body named it, or the path (None)."""
 

@@ -26,7 +26,7 @@ def problem(kind: str, detail: str = "it is so") -> dict[str, object]:
     [
         (401, problem("unauthorized"), 1, "it is so (unauthorized); give --api-key"),
         (403, problem("forbidden"), 1, "it is so (forbidden); use a key that may"),
-        (409, problem("conflict"), 1, "it is so (conflict); what cannot change"),
+        (409, problem("conflict"), 1, "it is so (conflict)\n"),
         (422, problem("invalid-request", "k: is\n wrong"), 1, "k: is wrong (invalid-request)\n"),
         (500, problem("internal"), 1, "it is so (internal)\n"),
         (429, problem("overloaded"), 3, "it is so (overloaded); try again in 7 s"),

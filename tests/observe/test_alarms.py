@@ -231,7 +231,7 @@ def test_a_server_that_learns_reports_it(api) -> None:
     assert (found.pop("lifts"), found.pop("action_values")) == ([], [])
     assert found == {
         "findings": [], "join_rate": 1.0, "reward_mean": 0.25, "clipped_values": 0,
-        "refused_rewards": 0, "loss_shown_after_s": None, "feature_rates": {},
+        "refused_rewards": 0, "loss_shown_after_s": None, "feature_rates": {}, "judged_values": 0,
     }  # fmt: skip
     assert api.state(name)["learning"] == found
 

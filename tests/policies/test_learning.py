@@ -246,7 +246,7 @@ def test_the_configuration_decides_which_policy_it_is(make_spec, make):
         ("resnet99", "linear_ts", r"encoder\.name: must be one of .*mlp"),
         ("resnet99", "neural_linear_ts", r"encoder\.name: must be one of .*mlp"),
         ("concat", "neural_linear_ts", r"encoder\.name: .*learned"),
-        ("mlp", "linear_ts", r"encoder\.name: .*fixed"),
+        ("mlp", "linear_ts", r"encoder\.name: mlp is learned, .* linear_ts takes concat"),
     ],
 )
 def test_a_policy_on_an_encoder_it_cannot_use_is_refused(make, encoder, policy, message):

@@ -300,7 +300,8 @@ def test_a_reward_that_the_database_has_lost_is_no_duplicate(database: Cluster) 
                 await asyncio.sleep(0.02)
             lost.append(commit.start(store.append_step, first_step(bandit, made)))
             lost.append(asyncio.ensure_future(steps.reward(report)))
-            visible = await commit(store.find_decision, made.decision_id)
+            for _ in range(5):  # the report looks it up as often before it waits for the barrier
+                visible = await commit(store.find_decision, made.decision_id)
             assert visible.decision.state.num_rewards == 1
             database.stop(signal.SIGKILL)
             database.start()

@@ -26,7 +26,7 @@ from service.observe.counters import Metrics
 from service.observe.logs import DECISIONS, about
 from service.serving.bandit import Bandit
 from service.serving.commits import Committer
-from service.serving.errors import UnknownAction
+from service.serving.errors import EncoderBusy, UnknownAction
 from service.serving.observed import named_inputs
 from service.serving.recent import RecentDecisions
 from service.serving.select.batcher import DecisionBatcher
@@ -269,7 +269,8 @@ class Selecting:
                 no writes, so that nobody knows whether what can be read stays.
         """
         own_id = command.decision_id
-        if own_id is None or isinstance(error, Unavailable) or self._reader.answer(own_id) is None:
+        in_doubt = isinstance(error, Unavailable) and not isinstance(error, EncoderBusy)
+        if own_id is None or in_doubt or self._reader.answer(own_id) is None:
             raise error
         await self._commit(self._store.confirm)
         earlier = self._reader.answer(own_id)

@@ -22,7 +22,7 @@ from bandexa_core.features.byte_rows import stacked
 from bandexa_core.model import ServingModel
 from bandexa_core.policies import EncodedContext
 from service.serving.bandit import Bandit
-from service.store.errors import Unavailable
+from service.serving.errors import EncoderBusy
 
 MAX_PATIENT = 1000  # the most items of a batch: an idle server has room for a whole one
 
@@ -69,13 +69,13 @@ class EncoderQueue:
         A `patient` caller waits for room in the queue.
 
         Raises:
-            Unavailable: The queue is full.
+            EncoderBusy: The queue is full.
         """
         waiting, limit = len(self._queue), self._max_waiting
         if patient:
             waiting, limit = self._num_patient, MAX_PATIENT
         if waiting >= limit:
-            raise Unavailable("too many selects wait for a slow encoder")
+            raise EncoderBusy
         if not patient:
             return await self._queued(bandit.model, context)
         self._num_patient += 1
