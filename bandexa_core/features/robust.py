@@ -79,11 +79,18 @@ class Scale:
         return extreme
 
     def of_moments(self, mean_F: Array64, std_F: Array64) -> Scale:
-        """Return the scale of raw values, given plain moments of values under this scale."""
-        mean, std, varies = _safe(self.mean + self.std * mean_F, self.std * std_F)
+        """Return the scale of raw values, given plain moments of values under this scale.
+
+        Where they are beyond float64, this scale stays.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = self.mean + self.std * mean_F, self.std * std_F
+        is_known = np.isfinite(mean)
+        mean, std, varies = _safe(np.where(is_known, mean, 0.0), std)
         bound = np.where(varies, BOUND, CONSTANT_BOUND)
         size = len(mean)
-        return Scale(mean, std, bound, np.full(size, NEVER), np.zeros(size))
+        scale = Scale(mean, std, bound, np.full(size, NEVER), np.zeros(size))
+        return self.where(is_known, scale)
 
     def where(self, mask: NDArray[np.bool_], other: Scale) -> Scale:
         """Return this scale with the features of `mask` taken from `other`."""

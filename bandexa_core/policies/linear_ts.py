@@ -21,6 +21,9 @@ from bandexa_core.posterior import (
 )
 from bandexa_core.replay import LearnedRows
 
+# Between the deviations of two scales. Sums that are moved by it and by its square stay finite.
+_LARGEST_FACTOR = 1e25
+
 
 class LinearTS(LinearHead):
     """Thompson sampling with a Bayesian linear model on fixed features."""
@@ -114,10 +117,14 @@ class LinearTS(LinearHead):
         """Move the posterior to another scaling, without reading a row."""
         assert self.scaling is not None, "inputs are not standardised"
         by_slot = self._by_slot()
-        matrix_DD = self.encoder.features_under(self.scaling.change_to(scaling))
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix_DD = self.encoder.features_under(self.scaling.change_to(scaling))
         self.scaling = scaling
-        # If more digits would cancel than float64 has, the rows so far carry no information.
-        matrix_DD[np.abs(matrix_DD[:, -1]) > 1.0 / LEAST_DEVIATION] = 0.0
+        # The rows so far say nothing of a feature if more digits would cancel than float64 has, or
+        # if the scales have nothing in common: an imported one may be any.
+        known_D = np.abs(matrix_DD[:, -1]) <= 1.0 / LEAST_DEVIATION
+        known_D &= (np.abs(matrix_DD) <= _LARGEST_FACTOR).all(axis=1)
+        matrix_DD[~known_D] = 0.0
         moved = {slot: each.mapped(matrix_DD) for slot, each in by_slot.items()}
         try:
             self.posterior = self._from_statistics(moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
+from bandexa_core.features.robust import scale_of
 from bandexa_core.ids import ActionSlot, BanditUid
 from bandexa_core.policies import Candidates, LinearTS, make_policy
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, Statistics
@@ -80,6 +82,21 @@ def _joined(first: Rows, second: Rows) -> Rows:
     fields = [field.name for field in dataclasses.fields(Rows)]
     both = (np.concatenate([getattr(first, name), getattr(second, name)]) for name in fields)
     return Rows(*both)
+
+
+class _OwnRows:
+    """Rows that a bandit has learned itself, after others that an import brought."""
+
+    are_all = False
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def scan(self, chunk: int) -> Iterator[Rows]:
+        yield self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 @pytest.fixture(params=WAYS)
@@ -185,6 +202,36 @@ def test_a_constant_feature_however_large_leaves_the_others_alone(
         offered = Candidates(np.arange(4), rows.actions[:4])
     found = policy.score(np.where(np.arange(4) == 1, constant, x), offered)
     np.testing.assert_allclose(found, expected.score(x, offered), rtol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["x", "a"])
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [("std", 1e300), ("std", 1e-300), ("std", 1e60), ("mean", 1e300), ("mean", -1e60)],
+)
+@pytest.mark.parametrize("encoder", ["concat", "interactions", "bilinear"])
+def test_from_the_scale_of_another_world_it_moves_to_that_of_its_rows(
+    make, make_rows, learn_all, encoder, part, number, side
+):
+    """An import may bring such a scale; what its sums say of these features is unknown then."""
+    policy, rows = make(encoder), make_rows(NUM)
+    learn_all(policy, rows)
+    tensors = policy.tensors()
+    name = f"scaling/{side}_{part}"
+    policy.load_tensors(tensors | {name: np.full_like(tensors[name], number)})
+    policy.scaling = dataclasses.replace(policy.scaling, num_rows=NUM)
+    catalogue = rows.actions[:4]
+    policy.refresh(2 * NUM, catalogue, _OwnRows(rows), changed=True)
+    assert np.isfinite(policy.posterior.mean).all()
+    expected = scale_of(rows.contexts) if side == "x" else scale_of(catalogue)
+    found = getattr(policy.scaling, side)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, expected.std, rtol=1e-6)
+    for _ in range(5):
+        learn_all(policy, rows)
+    learned = policy.score(rows.contexts[0], Candidates(rows.slots[:4], rows.actions[:4]))
+    assert np.isfinite(learned).all()
+    assert np.abs(learned).max() < 3.0
 
 
 def test_collinear_features_far_from_zero_still_give_a_posterior(make, learn_all):
