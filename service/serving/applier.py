@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from bandexa_core.errors import RowNotApplied
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group, ImportRow, learn_rows
-from bandexa_core.model import ServingModel
+from bandexa_core.model import ServingModel, loads_trials
 from bandexa_core.snapshots.store import Snapshot
 from service.store.errors import StoreDamaged, StoreUnreadable
 
@@ -400,7 +400,7 @@ def _is_slow(model: ServingModel, group: Group) -> bool:
 def _is_replaced_by(model: ServingModel, group: Group) -> bool:
     """Whether a group takes long to apply: it factorises, brings many objects, or a snapshot."""
     first = group.rows[0]
-    if isinstance(first, ImportRow) or model.loads_trials(group):
+    if isinstance(first, ImportRow) or loads_trials(group):
         return True
     return model.forgets_before(group) or model.encodes_many(group)
 

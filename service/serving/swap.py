@@ -19,7 +19,7 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import BandexaError, SnapshotError
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group
-from bandexa_core.model import MODEL_FILE, ServingModel
+from bandexa_core.model import MODEL_FILE, ServingModel, loads_trials
 from service.observe.counters import Metrics
 from service.serving.applier import Applier
 from service.serving.bandit import Bandit
@@ -227,7 +227,7 @@ def _short_tail(applier: Applier, model: ServingModel) -> list[Group] | None:
     up_to = applier.model.position
     groups = list(applier.read(model.position, up_to, previous=model.log_hash))
     slow = any(
-        model.forgets_before(group) or model.encodes_many(group) or model.loads_trials(group)
+        model.forgets_before(group) or model.encodes_many(group) or loads_trials(group)
         for group in groups
     )
     return None if slow else groups

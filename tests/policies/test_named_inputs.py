@@ -248,7 +248,7 @@ def test_numbers_of_contexts_go_with_named_actions():
     assert policy.scaling is not None
     assert policy.scaling.num_rows
     assert client.model.extreme_action() is None
-    assert not client.model._actions_changed()
+    assert not client.model.reads_log(client.model.progress.num_learned)
 
 
 def test_maps_of_numbers_refuse_named_features():

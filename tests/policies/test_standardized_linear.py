@@ -223,7 +223,8 @@ def test_from_the_scale_of_another_world_it_moves_to_that_of_its_rows(
     catalogue = rows.actions[:4]
     policy.refresh(2 * NUM, catalogue, _OwnRows(rows), changed=True)
     assert np.isfinite(policy.posterior.mean).all()
-    expected = scale_of(rows.contexts) if side == "x" else scale_of(catalogue)
+    expected = scale_of(rows.contexts if side == "x" else catalogue)
+    assert expected is not None
     found = getattr(policy.scaling, side)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
     np.testing.assert_allclose(found.std, expected.std, rtol=1e-6)

@@ -16,7 +16,7 @@ from bandexa_core.errors import SnapshotCorrupt
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model
+from bandexa_core.model import MODEL_FILE, Progress, ServingModel, load_model, relearn
 from bandexa_core.policies import LinearTS, NeuralLinearTS
 from bandexa_core.posterior.agreement import relative_difference
 from bandexa_core.replay import ExtendedReplay, Replay
@@ -255,7 +255,7 @@ class ModelAudit:
         expected.forgetting, expected.progress = forgetting, Progress(learned)
         learn = spec.rewards.learn
         rows = cast(Replay, LoggedRows(reader, record, position, num_rows, learn))
-        expected.relearn(rows, learned, expected.row_weights)
+        relearn(expected, rows, learned, expected.row_weights)
         if isinstance(found.policy, LinearTS):
             self._compare_scaling(manifest, expected, found)
         compare_models(self._check, f"{what} against its rows, relearned", expected, found)

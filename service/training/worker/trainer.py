@@ -20,7 +20,14 @@ from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.errors import ReplayError, SnapshotRefused
 from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.forgetting import Forgetting
-from bandexa_core.model import MODEL_FILE, TRAINING_FILE, Progress, ServingModel, load_model
+from bandexa_core.model import (
+    MODEL_FILE,
+    TRAINING_FILE,
+    Progress,
+    ServingModel,
+    load_model,
+    relearn,
+)
 from bandexa_core.policies.schedule import FIRST_ROUND
 from bandexa_core.replay import ExtendedReplay
 from bandexa_core.snapshots.publishing import publish_model
@@ -240,7 +247,7 @@ class Trainer:
                 weights = rows.weights(weights)
             elif not model.learns_features:
                 metrics[LOG_ROWS] = float(len(rows))
-            model.relearn(rows, total, weights)
+            relearn(model, rows, total, weights)
         return self._publish(
             record, snapshots, order, model, started, parent=None, progress=progress,
             training=training, metrics=metrics, blanked=blanked,

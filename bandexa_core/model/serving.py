@@ -8,26 +8,22 @@ give equal models, bit for bit on one kind of CPU.
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandexa_core.allocation import retain_freed_memory
-from bandexa_core.arms import Asked, Division, Trial
+from bandexa_core.arms import Asked, Division
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.encoders.protocol import SlowEncoder
-from bandexa_core.errors import BandexaError, RowNotApplied
+from bandexa_core.errors import RowNotApplied
 from bandexa_core.features.byte_rows import stacked
 from bandexa_core.features.equal_rows import Groups
-from bandexa_core.features.scaling import InputScaling
-from bandexa_core.features.watch import BLOCK, Extremes, InputWatch
+from bandexa_core.features.watch import Extremes
 from bandexa_core.ids import (
-    INLINE_SLOT,
     ActionId,
     BanditUid,
     DecisionId,
@@ -36,7 +32,7 @@ from bandexa_core.ids import (
 )
 from bandexa_core.limiting import Decided, limited
 from bandexa_core.limits import Bounds, Limits
-from bandexa_core.log.catalogue import Catalogue, CatalogueChange, Fold
+from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.log.configurations import SWITCHED, changed_spec
 from bandexa_core.log.forgetting import Forgetting
 from bandexa_core.log.holding import Held
@@ -52,6 +48,10 @@ from bandexa_core.log.rows import (
     VoidRow,
     learn_rows,
 )
+from bandexa_core.model.inputs import Inputs
+from bandexa_core.model.offered import Offered
+from bandexa_core.model.progress import Progress
+from bandexa_core.model.trials import Trials
 from bandexa_core.policies import (
     Candidates,
     Choice,
@@ -64,65 +64,19 @@ from bandexa_core.policies import (
 from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
-from bandexa_core.policies.schedule import (
-    ROWS_PER_RENEWAL,
-    SNAPSHOT_EVERY,
-    most_decay,
-    next_round,
-    optimizer_steps,
-    weight_decay,
-)
-from bandexa_core.policies.standardizing import catalogue_scale, spaced
-from bandexa_core.posterior.frame import FIRST_ROWS, frame_of_first
-from bandexa_core.randomness import drawing_rng, keyed_seed
-from bandexa_core.replay import LearnedRows, Rows, TrainingRows
+from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round
+from bandexa_core.randomness import drawing_rng
+from bandexa_core.replay import LearnedRows
 from bandexa_core.snapshots.store import Snapshot
 from bandexa_core.spec import BanditSpec, LimitSpec
-from bandexa_core.training.plan import TrainingRound
 
-log = logging.getLogger(__name__)
-MODEL_FILE = "model"
 # Objects with named features, which an event loop encodes in some milliseconds.
 MANY_OBJECTS = 100
+MODEL_FILE = "model"
 TRAINING_FILE = "training"
 FORGETTING = "forgetting/"
 CATALOGUE = "catalogue/"
 GENERATION = "generation"  # in the manifest
-
-
-class Progress(NamedTuple):
-    """Row counts that the schedule depends on; a snapshot's manifest contains them.
-
-    Attributes:
-        num_learned: Decisions (decision and action pairs) whose value was learned so far.
-        trained_rows: `num_learned` at the last training round, 0 before the first.
-        inherited_rows: `num_learned` of an imported snapshot. No round is due before this bandit
-            has learned as many rows itself, since a rebuild reads only the rows of this bandit.
-    """
-
-    num_learned: int = 0
-    trained_rows: int = 0
-    inherited_rows: int = 0
-
-    def may_train(self, num_learned: int) -> bool:
-        """Whether a round at `num_learned` rows would use as many rows as an import had."""
-        return num_learned - self.inherited_rows >= self.inherited_rows
-
-
-class _AllRows:
-    """Rows that stand for everything a model is to learn."""
-
-    are_all = True
-
-    def __init__(self, rows: TrainingRows) -> None:
-        self._rows = rows
-
-    def scan(self, chunk: int) -> Iterator[Rows]:
-        """See `LearnedRows.scan`."""
-        return self._rows.scan(chunk)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
 
 class ServingModel:
@@ -165,58 +119,14 @@ class ServingModel:
         self.learns_held = False
         self._limits: tuple[dict[str, LimitSpec] | None, Limits] = (None, Limits({}))
         self._asks: tuple[BanditSpec, int, Policy, Policy, Exploration] | None = None
-        self._dated: tuple[Candidates, frozenset[ActionId], Candidates] | None = None
-        self._trials: dict[str, ServingModel] = {}
-        self._watch = InputWatch(self._scaling(), Extremes())
-        self._set_catalogue(catalogue)
-
-    def _scaling(self) -> InputScaling | None:
-        return self.policy.scaling if isinstance(self.policy, LinearHead) else None
-
-    def _set_catalogue(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        # Whether these actions fit the scale, and one that does not.
-        self._judged: tuple[Catalogue, bool] | None = None
-        self._extreme: tuple[Catalogue, tuple[ActionId, int, float] | None] | None = None
-        self._changes: list[CatalogueChange] = []  # applied, and folded once they are needed
-        self._parts = self.policy.action_parts(catalogue.features)
-        self._parts_are_shared = False  # with candidates, or with another model
-        self._enabled: Candidates | None = None
+        self._trials = Trials(partial(_challenger, uid, registry))
+        self._inputs = Inputs(self.policy, objects=spec.actions.features is not None)
+        self._offered = Offered(self.policy, catalogue)
 
     @property
     def catalogue(self) -> Catalogue:
         """The actions at this position."""
-        if self._changes:
-            self._fold_changes()
-        return self._catalogue
-
-    def _fold_changes(self) -> None:
-        """Fold the waiting changes: a replay of many copies a large catalogue once.
-
-        The encoder gets the actions of one change at a time, so that their parts do not depend on
-        how many changes waited.
-        """
-        fold = Fold(self._catalogue, self._changes)
-        self._make_parts_writable(len(fold.features))
-        for touched in fold:
-            if self._parts is not None:
-                self._parts[touched] = self.policy.action_parts(fold.features[touched])
-        self._catalogue = fold.catalogue()
-        self._changes = []
-        self._enabled = None
-
-    def _make_parts_writable(self, num: int) -> None:
-        """Make the action parts those of `num` actions, in an array that nobody else reads.
-
-        A model that is just loaded has such an array already: its pages are in memory, where a copy
-        of 100,000 actions takes a tenth of a second.
-        """
-        old = self._parts
-        if old is None or (len(old) == num and old.flags.owndata and not self._parts_are_shared):
-            return
-        self._parts = np.zeros((num, old.shape[1]))
-        self._parts[: len(old)] = old
-        self._parts_are_shared = False
+        return self._offered.catalogue
 
     # -- selecting ----------------------------------------------------------------------------
 
@@ -225,19 +135,7 @@ class ServingModel:
 
         `at`: Only those that are offered at this time, in seconds since the epoch.
         """
-        catalogue = self.catalogue
-        if self._enabled is None:
-            self._enabled = self._at_slots(catalogue.enabled_slots)
-        whole, limits = self._enabled, self.limits
-        absent = limits.absent(at) if at is not None and limits.has_dates else frozenset()
-        if not absent:
-            return whole
-        known = self._dated
-        if known is None or known[0] is not whole or known[1] != absent:
-            gone = [catalogue.slots[name] for name in absent if name in catalogue.slots]
-            slots = np.setdiff1d(catalogue.enabled_slots, gone, assume_unique=True)
-            self._dated = known = whole, absent, self._at_slots(slots)
-        return known[2]
+        return self._offered.enabled(self.limits, at)
 
     @property
     def limits(self) -> Limits:
@@ -249,16 +147,7 @@ class ServingModel:
 
     def candidates(self, ids: Sequence[ActionId]) -> Candidates:
         """Return catalogue actions by id; KeyError names the first unknown one."""
-        return self._at_slots(self.catalogue.find(ids))
-
-    def _at_slots(self, slots: NDArray[np.int64]) -> Candidates:
-        catalogue = self.catalogue  # folds the changes that wait, and their parts
-        features, groups = catalogue.features, partial(catalogue.groups_at, slots)
-        if len(slots) == len(catalogue) and np.array_equal(slots, np.arange(len(slots))):
-            self._parts_are_shared = True
-            return Candidates(slots, features, self._parts, groups=groups)
-        parts = None if self._parts is None else self._parts[slots]
-        return Candidates(slots, features, parts, by_slot=True, groups=groups)
+        return self._offered.at(ids)
 
     def inline_candidates(
         self,
@@ -268,24 +157,8 @@ class ServingModel:
         places: Mapping[ActionId, int] | None = None,
         parts: NDArray[np.float64] | None = None,
     ) -> Candidates:
-        """Return candidates that bring their own features.
-
-        Args:
-            ids: Their ids, K.
-            features: Their features, (K, A).
-            groups: See `Candidates`.
-            places: The place of each id among them. With it, many of them cost no more time than
-                the actions of a smaller catalogue.
-            parts: Their parts under the encoder in use, where they were computed beforehand.
-        """
-        known = self.catalogue.slots
-        if places is not None and len(known) < len(ids):
-            slots = np.full(len(ids), INLINE_SLOT, np.int64)
-            for name in known.keys() & places.keys():
-                slots[places[name]] = known[name]
-        else:
-            slots = np.fromiter(map(known.get, ids, repeat(INLINE_SLOT)), np.int64, len(ids))
-        return Candidates(slots, features, parts, groups=groups)
+        """Return candidates that bring their own features; see `Offered.inline`."""
+        return self._offered.inline(ids, features, groups, places, parts)
 
     def select(
         self,
@@ -306,12 +179,12 @@ class ServingModel:
         Raises:
             ValueError: The candidates do not suit the policy.
         """
-        policy, exploration = self._selecting()
+        policy, exploration = self.deciding()
         division = forced = None
         if asked is not None and self.spec.has_arms:
             division = Division(
                 self.spec, self.uid, self.policy, exploration, decision_id, context, candidates,
-                asked, num, retrieve, self._trial_policies(),
+                asked, num, retrieve, self._trials.policies(),
             )  # fmt: skip
             forced = division.forced
         choice = policy.select(
@@ -351,12 +224,12 @@ class ServingModel:
                 self.select(name, context, candidates, asked=each, bounds=bounds)
                 for name, context, each in whole
             ]
-        policy, exploration = self._selecting()
+        policy, exploration = self.deciding()
         rngs = [self._rng(decision_id) for decision_id in decision_ids]
         if asked is None or not self.spec.has_arms:
             return policy.select_many(contexts, candidates, rngs, exploration)
         rows = zip(decision_ids, contexts, asked, strict=True)
-        trials = self._trial_policies()
+        trials = self._trials.policies()
         divisions = [
             Division(
                 self.spec, self.uid, self.policy, exploration, name, x, candidates, each,
@@ -378,53 +251,22 @@ class ServingModel:
         retrieve: int | None = None,
     ) -> Ballot:
         """Return how `select` picks for a decision, for every candidate."""
-        policy, exploration = self._selecting()
+        policy, exploration = self.deciding()
         rng = self._rng(decision_id)
         return policy.ballot(context, candidates, rng, exploration, retrieve)
 
     def try_out(self, load: Callable[[SnapshotVersion], Snapshot]) -> None:
-        """Load the models of challengers that decide as arms, those that are not loaded yet.
-
-        Such a model stays as its snapshot is: what it decides is a function of that alone. Where it
-        cannot be read, no arm decides anything; see `has_trials`.
-        """
-        found = {}
-        for arm in self.spec.arms:
-            if arm.challenger is None:
-                continue
-            assert arm.snapshot is not None
-            assert arm.learned is not None
-            known = self._trials.get(arm.name)
-            if known is None or known.version != arm.snapshot:
-                spec = BanditSpec.from_json(arm.learned)
-                none = Catalogue.empty(spec.row_layout)
-                try:
-                    snapshot = load(SnapshotVersion(arm.snapshot))
-                    known = load_model(spec, self.uid, self.registry, snapshot, none)
-                except BandexaError as error:
-                    log.error(
-                        "arm %s: snapshot %d cannot decide: %s", arm.name, arm.snapshot, error
-                    )
-                    continue
-            found[arm.name] = known
-        self._trials = found
+        """Load the models of challengers that decide as arms; see `Trials.load`."""
+        self._trials.load(self.spec, load)
 
     def end_trials(self, stored: Collection[SnapshotVersion]) -> None:
         """Drop the models of challengers whose snapshots are not stored any more."""
-        self._trials = {n: m for n, m in self._trials.items() if m.version in stored}
+        self._trials.end(stored)
 
     @property
     def has_trials(self) -> bool:
         """Whether the models of all challengers that are to decide as arms are there."""
-        return all(arm.challenger is None or arm.name in self._trials for arm in self.spec.arms)
-
-    def _trial_policies(self) -> dict[str, Trial]:
-        return {name: Trial(*model._selecting()) for name, model in self._trials.items()}
-
-    def loads_trials(self, group: Group) -> bool:
-        """Whether applying a group loads models of challengers."""
-        changes = (row.spec for row in group.rows if isinstance(row, ConfigRow))
-        return any(arm.get("challenger") for spec in changes for arm in spec.get("arms", ()))
+        return self._trials.has_all(self.spec)
 
     def _rng(self, decision_id: DecisionId) -> np.random.Generator:
         spec = self.spec
@@ -432,7 +274,7 @@ class ServingModel:
             spec.selection.version, self.uid, spec.seed or 0, "decision", decision_id
         )
 
-    def _selecting(self) -> tuple[Policy, Exploration]:
+    def deciding(self) -> tuple[Policy, Exploration]:
         """Return the policy that decides at this number of rows, and how it explores."""
         spec, learned, policy = self.spec, self.progress.num_learned, self.policy
         known = self._asks
@@ -510,8 +352,8 @@ class ServingModel:
             return False
         if not policy.scale_actions(self.enabled_features):
             return False
-        self._watch = InputWatch(self._scaling(), self._watch.extremes)
-        self._set_catalogue(self.catalogue)
+        self._inputs.reset()
+        self._offered.reset()
         return True
 
     def successor(
@@ -528,14 +370,14 @@ class ServingModel:
         Raises:
             RowNotApplied: See `apply`.
         """
-        self._parts_are_shared = True
         other = copy.copy(self)
         imports = isinstance(group.rows[0], ImportRow)  # then everything is loaded, the encoder too
         other.policy = (
             make_policy(self.spec, self.uid, self.registry) if imports else self.policy.copy()
         )
-        other._changes = list(self._changes)
-        other._watch = self._watch.copy()
+        other._offered = self._offered.copy(other.policy)
+        other._inputs = self._inputs.copy(other.policy)
+        other._trials = self._trials.copy()
         other.apply(group, load, z_ND)
         other.try_out(load)
         other.prepare()
@@ -594,15 +436,14 @@ class ServingModel:
             known = row.origin if self.void_from is None else self.void_from
             self.void_from = min(known, row.origin)
         elif isinstance(row, CatalogueRow):
-            self._changes.append(row.change)
+            self._offered.change(row.change)
         elif isinstance(row, ConfigRow):
             switched = row.spec.get(SWITCHED, self.generation) != self.generation
             if switched and row.position > self.passes_until:
                 raise ValueError("from this row on a model of another configuration is served")
             forgetting = self.spec.forgetting
             self.spec = changed_spec(self.spec, row.spec)
-            versions = {arm.name: arm.snapshot for arm in self.spec.arms}
-            self._trials = {n: m for n, m in self._trials.items() if versions.get(n) == m.version}
+            self._trials.follow(self.spec)
             if self.spec.forgetting != forgetting:
                 self.forgetting = self.forgetting.restarted()
             self.policy.configure(self.spec.selection)
@@ -615,9 +456,8 @@ class ServingModel:
         self.policy.learn(row.context, row.action, row.slot, before, after, weight, z_1D)
 
     def _count_learned(self, rows: Sequence[LearnRow]) -> None:
-        was = self.progress
-        self.progress = Progress(was.num_learned + len(rows), was.trained_rows, was.inherited_rows)
-        self._watch.see([row.context for row in rows])
+        self.progress = self.progress.after(len(rows))
+        self._inputs.see([row.context for row in rows])
 
     def ends_before(self, group: Group) -> bool:
         """Whether a model of another configuration is served from a group on: it is a switch."""
@@ -695,8 +535,8 @@ class ServingModel:
         """Mark the present state as that of snapshot `version`, built at this position."""
         self.version = version
         self.base_position = self.position
-        self._watch = InputWatch(self._scaling(), self._watch.extremes)
-        self._set_catalogue(self.catalogue)
+        self._inputs.reset()
+        self._offered.reset()
 
     # -- rounds -------------------------------------------------------------------------------
 
@@ -749,30 +589,6 @@ class ServingModel:
             changed=renew or self._inputs_changed(), chunk=self.spec.training.rebuild_chunk,
         )  # fmt: skip
 
-    def relearn(
-        self, rows: TrainingRows, num_learned: int, weights: RowWeights | None = None
-    ) -> None:
-        """Learn a posterior from rows alone; this model has learned nothing yet.
-
-        Args:
-            rows: All rows, or a sample of those that are gone and the others.
-            num_learned: How many rows were learned so far.
-            weights: What each row weighs, by position; None: 1.
-        """
-        policy, chunk = self.policy, self.spec.training.rebuild_chunk
-        oldest = next(iter(rows.scan(FIRST_ROWS)), None)
-        if oldest is None or not isinstance(policy, LinearHead):
-            return
-        frame = frame_of_first(oldest.rewards, policy.posterior.frame, policy.config)
-        policy.posterior.reframe(frame)
-        if isinstance(policy, LinearTS) and policy.scaling is not None:
-            policy.refresh(
-                num_learned, self.enabled_features, _AllRows(rows), weights, changed=True,
-                chunk=chunk,
-            )  # fmt: skip
-        else:
-            policy.rebuild(rows, chunk, weights)
-
     def reads_log(self, num_learned: int) -> bool:
         """Whether `refresh` reads the rows of the log now."""
         policy = self.policy
@@ -783,53 +599,21 @@ class ServingModel:
         )
 
     def _inputs_changed(self) -> bool:
-        """Whether contexts or actions have left the scale in use, and rows since it have grown.
-
-        A function of the snapshot and of the rows after it.
-        """
-        watch = self._watch
-        if watch.num_rows < max(BLOCK, self.progress.num_learned // ROWS_PER_RENEWAL):
-            return False
-        return watch.changed or self._actions_changed()
+        """See `Inputs.changed`."""
+        return self._inputs.changed(self.progress.num_learned, self.catalogue)
 
     @property
     def extremes(self) -> Extremes:
         """The extreme values of contexts since the server's start."""
-        return self._watch.extremes
+        return self._inputs.extremes
 
     def follow_on(self, other: ServingModel) -> None:
         """Continue the counts of extreme values of the model that this one replaces."""
-        self._watch.extremes = other._watch.extremes
+        self._inputs.follow_on(other._inputs)
 
     def extreme_action(self) -> tuple[ActionId, int, float] | None:
         """Return an enabled action with an extreme feature, its index and value; None without."""
-        scaling, catalogue = self._scaling(), self.catalogue
-        if scaling is None or not scaling.num_rows or self.spec.actions.features is not None:
-            return None
-        if self._extreme is None or self._extreme[0] is not catalogue:
-            found, features = None, self.enabled_features
-            places = np.argwhere(scaling.a.is_extreme(features))
-            if len(places):
-                action, feature = (int(place) for place in places[0])
-                name = catalogue.ids[catalogue.enabled_slots[action]]
-                found = name, feature, float(features[action, feature])
-            self._extreme = catalogue, found
-        return self._extreme[1]
-
-    def _actions_changed(self) -> bool:
-        policy, catalogue = self.policy, self.catalogue
-        if self._judged is not None and self._judged[0] is catalogue:
-            return self._judged[1]
-        if not isinstance(policy, LinearHead) or not policy.encoder.uses_action:
-            return False
-        if policy.scaling is None or not policy.scaling.num_rows:
-            return False
-        if self.spec.actions.features is not None:  # objects, which are encoded and have no scale
-            return False
-        scale = catalogue_scale(catalogue.features[spaced(catalogue.enabled_slots)])
-        changed = scale is not None and policy.scaling.a.outdated_by(scale).any()
-        self._judged = catalogue, bool(changed)
-        return self._judged[1]
+        return self._inputs.extreme_action(self.catalogue)
 
     def round_due(self) -> bool:
         """Whether a training round (or, without an encoder to train, a snapshot) is due."""
@@ -877,24 +661,7 @@ def load_model(
     return model
 
 
-def plan_round(model: ServingModel, num_learned: int, device: str) -> TrainingRound:
-    """Return the plan of a training round; it depends on the model and `num_learned` only."""
-    policy, training = model.policy, model.spec.training
-    assert isinstance(policy, LinearHead), "only a learned encoder is trained"
-    assert policy.learns_features, "only a learned encoder is trained"
-    low, high = model.spec.reward_range or (0.0, 1.0)
-    return TrainingRound(
-        num_rows=num_learned,
-        actions=model.enabled_features,
-        steps=optimizer_steps(model.spec, policy.least_steps, num_learned),
-        batch_size=training.batch_size,
-        lr=training.lr,
-        weight_decay=weight_decay(model.spec, num_learned),
-        rebuild_chunk=training.rebuild_chunk,
-        reward_scale=high - low,
-        seed=keyed_seed(model.uid, model.spec.seed or 0, "train", str(num_learned)),
-        num_heads=1 if policy.encoder.uses_action else max(1, len(model.catalogue)),
-        device=device,
-        since=model.base_position,
-        most_decay=most_decay(model.spec, num_learned),
-    )
+def _challenger(
+    uid: BanditUid, registry: EncoderRegistry, spec: BanditSpec, snapshot: Snapshot
+) -> ServingModel:
+    return load_model(spec, uid, registry, snapshot, Catalogue.empty(spec.row_layout))
