@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.dashboard import NAME, fill, p99, prepare, served
 from benchmarks.intervals import ratio_of_pairs
+from benchmarks.processes import wait_idle
 from benchmarks.report import Target, arguments, report
 from benchmarks.server import ROOT, Server, code_of
 
@@ -167,6 +168,7 @@ def measure(
     results: dict[str, float] = {"decisions": num, "turns": turns}
     with Server(data_dir) as server:
         url, pid = server.address, server.pid
+        wait_idle(pid)  # its dashboard counts the decisions, which it would have done as they came
         ways = {way: Exporting(way, url, data_dir, folder, prefix) for way in WAYS}
         before = resident_mib(pid) or 0.0
         conditions: dict[str, Callable[[], AbstractContextManager[None]]] = {

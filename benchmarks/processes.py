@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -12,6 +13,21 @@ def cpu_s(pid: int) -> float:
     """Return the CPU time of a process: user and system time of all its threads, in ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def wait_idle(pid: int, share: float = 0.05, over_s: float = 2.0, most_s: float = 600.0) -> None:
+    """Wait until a process uses at most this share of a core for some seconds.
+
+    Raises:
+        TimeoutError: It is still busy after `most_s`.
+    """
+    deadline = time.monotonic() + most_s
+    while time.monotonic() < deadline:
+        before = cpu_s(pid)
+        time.sleep(over_s)
+        if cpu_s(pid) - before <= share * over_s:
+            return
+    raise TimeoutError(f"process {pid} is still busy after {most_s:.0f} s")
 
 
 def resident_bytes(pid: int) -> int:
