@@ -10,7 +10,7 @@ upsert, never reused, so that posteriors and learn rows can refer to an action b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +144,7 @@ class Fold:
     """Changes that are applied to a catalogue one after the other, with one copy of its arrays.
 
     Iterating applies the next change and yields the index of its actions: their slots, (N,), or a
-    slice where it is one action, which numpy reads and writes several times faster.
+    slice where they are one or all new, which numpy reads and writes several times faster.
 
     Args:
         start: The catalogue to start from; it does not change.
@@ -156,7 +156,7 @@ class Fold:
 
     def __init__(self, start: Catalogue, changes: Sequence[CatalogueChange]) -> None:
         self._changes = changes
-        new = {a for change in changes for a in change.ids if a not in start.slots}
+        new = set[ActionId]().union(*(change.ids for change in changes)).difference(start.slots)
         self._ids, self._added = start.ids, list[ActionId]()
         self._slots = dict(start.slots) if new else start.slots
         size, dim = len(start) + len(new), _width(start, changes)
@@ -173,15 +173,19 @@ class Fold:
         """
         slots, dim = self._slots, self.features.shape[1]
         for change in self._changes:
-            new = [action_id for action_id in change.ids if action_id not in slots]
+            new: Sequence[ActionId] = change.ids
+            if not slots.keys().isdisjoint(new):
+                new = [action_id for action_id in new if action_id not in slots]
             if new and change.features is None and dim:
                 what = f"{dim} features" if self.features.dtype == np.float32 else "features"
                 raise ValueError(f"actions: {new[0]!r} is new and needs {what}")
-            for action_id in new:
-                slots[action_id] = ActionSlot(len(slots))
-                self._added.append(action_id)
+            first = len(slots)
+            slots.update(zip(new, _slots(first, len(new)), strict=True))
+            self._added += new
             touched: NDArray[np.int64] | slice
-            if len(change.ids) == 1:
+            if len(new) == len(change.ids):
+                touched = slice(first, first + len(new))
+            elif len(change.ids) == 1:
                 slot = slots[change.ids[0]]
                 touched = slice(slot, slot + 1)
             else:
@@ -195,6 +199,10 @@ class Fold:
         """Return the catalogue after all changes; the fold cannot be used afterwards."""
         ids = (*self._ids, *self._added) if self._added else self._ids
         return Catalogue(ids, self._slots, self.features, self._enabled)
+
+
+def _slots(first: int, num: int) -> Sequence[ActionSlot]:
+    return cast("Sequence[ActionSlot]", range(first, first + num))
 
 
 def _width(start: Catalogue, changes: Sequence[CatalogueChange]) -> int:
