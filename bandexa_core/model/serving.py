@@ -61,10 +61,10 @@ from bandexa_core.policies import (
     Uniform,
     make_policy,
 )
-from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.policies.panel import Exploration
 from bandexa_core.policies.protocol import Ballot, Policy, RowWeights
 from bandexa_core.policies.schedule import SNAPSHOT_EVERY, next_round
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.randomness import drawing_rng
 from bandexa_core.replay import LearnedRows
 from bandexa_core.snapshots.store import Snapshot

@@ -27,13 +27,14 @@ from bandexa_core.encoders.torch.module import (
 )
 from bandexa_core.features.scaling import InputScaling
 from bandexa_core.policies.calibration import MOST_ROWS, Calibration, held_out
-from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.policies.named_inputs import NamedCross, NamedInputs
 from bandexa_core.policies.protocol import RowWeights
 from bandexa_core.policies.standardizing import catalogue_scale, drawn_inputs, drawn_rewards, spaced
 from bandexa_core.posterior import PosteriorConfig
 from bandexa_core.posterior.frame import FIRST_ROWS, Frame, frame_of_first
 from bandexa_core.posterior.rows import learnable
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.replay import RankShare, TrainingRows
 from bandexa_core.replay.activations import ActivationCache
 from bandexa_core.training.encoder_trainer import EncoderTrainer

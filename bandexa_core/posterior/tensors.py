@@ -1,4 +1,4 @@
-"""Owns reading a posterior's state out of a mapping of named tensors, with every check on it.
+"""Reads a state out of a mapping of named tensors, with every check on it.
 
 Pure functions. They return copies that share no memory with the mapping.
 """
@@ -6,6 +6,7 @@ Pure functions. They return copies that share no memory with the mapping.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +43,10 @@ def read_scalar(tensors: Mapping[str, npt.ArrayLike], name: str, least: float) -
     if tensor.size != 1 or tensor.item() < least:
         raise ValueError(f"tensor {name!r} must be one number of at least {least:g}")
     return float(tensor.item())
+
+
+def take_prefix(
+    tensors: Mapping[str, npt.NDArray[Any]], prefix: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors whose name starts with `prefix`, without it."""
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from bandexa_core.log.catalogue import Catalogue
 from bandexa_core.model import ServingModel
-from bandexa_core.policies.linear_head import LinearHead, take_prefix
+from bandexa_core.policies.linear_head import LinearHead
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior
 from bandexa_core.posterior.agreement import differences_by_slot
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.training.heads import renumbered_heads
 from service.store.errors import Conflict, InvalidRequest

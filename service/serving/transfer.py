@@ -21,7 +21,7 @@ from bandexa_core.model import (
     Progress,
     ServingModel,
 )
-from bandexa_core.policies.linear_head import take_prefix
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.packing import pack, unpack
 from bandexa_core.snapshots.publishing import publish_model

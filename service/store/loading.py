@@ -26,7 +26,7 @@ from bandexa_core.model import (
     ServingModel,
     load_model,
 )
-from bandexa_core.policies.linear_head import take_prefix
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.snapshots.manifest import Manifest
 from bandexa_core.snapshots.publishing import BLANKED, COPIED
 from bandexa_core.snapshots.store import Snapshot, SnapshotStore

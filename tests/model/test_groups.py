@@ -26,7 +26,7 @@ from bandexa_core.ids import BanditUid, LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group, ImportRow, LearnRow, LogRow, row_by_row
 from bandexa_core.model import Progress, ServingModel, load_model
 from bandexa_core.policies import LinearHead
-from bandexa_core.policies.linear_head import BLOCK_ROWS
+from bandexa_core.policies.learned_head import BLOCK_ROWS
 from bandexa_core.posterior import DisjointPosterior, GaussianPosterior, Statistics
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, ForgettingSpec
 from tests.fixtures.matrices import spread

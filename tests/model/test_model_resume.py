@@ -24,8 +24,8 @@ from bandexa_core.model import (
     load_model,
 )
 from bandexa_core.policies import Candidates, LinearHead, NeuralLinearTS
-from bandexa_core.policies.linear_head import take_prefix
 from bandexa_core.posterior import GaussianPosterior
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.replay import MemoryReplay, RowLayout, Rows
 from bandexa_core.snapshots.publishing import publish_model
 from bandexa_core.training.plan import TrainingRound

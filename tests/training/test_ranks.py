@@ -13,7 +13,7 @@ import torch
 
 from bandexa_core.encoders.torch.builtin import serving
 from bandexa_core.encoders.torch.module import load_module_tensors
-from bandexa_core.policies.linear_head import take_prefix
+from bandexa_core.posterior.tensors import take_prefix
 from bandexa_core.replay import RankShare
 from service.settings import Settings
 from service.training.messages import Configuration
