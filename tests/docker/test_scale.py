@@ -228,7 +228,7 @@ def test_a_round_that_is_ordered_at_the_balancer_is_trained_elsewhere_and_served
 
 
 class Caller:
-    """Selects and rewards at the balancer, fifty times a second at most.
+    """Selects and rewards at the balancer, twenty times a second at most.
 
     What fails is repeated once, a second later.
     """
@@ -256,7 +256,7 @@ class Caller:
 
     def _run(self) -> None:
         with self._site.client() as client:
-            while not self._ends.wait(0.02) and not self.failed:
+            while not self._ends.wait(0.05) and not self.failed:
                 chosen = f"called-{len(self.rewarded)}"
                 select = {"bandit": self._name, "context": [1.0, 0.5], "decision_id": chosen}
                 self._call(client, "/select", select)

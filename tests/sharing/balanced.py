@@ -40,7 +40,7 @@ class Balanced:
     def goes_on(self) -> None:
         """Wait until rewards have been answered for a while."""
         before = len(self.rewarded)
-        poll(lambda: bool(self.failed) or len(self.rewarded) > before + 30, "rewards go on")
+        poll(lambda: bool(self.failed) or len(self.rewarded) > before + 15, "rewards go on")
 
     def stop(self) -> None:
         """Stop, and check that no request failed."""
@@ -53,7 +53,7 @@ class Balanced:
         clients: dict[str, httpx.Client] = {}
         try:
             number = 0
-            while not self._stop.wait(0.04) and not self.failed:
+            while not self._stop.wait(0.1) and not self.failed:
                 number += 1
                 key = f"balanced-{own}-{number}"
                 select = {

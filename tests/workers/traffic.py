@@ -16,7 +16,7 @@ from tests.fixtures.waiting import poll
 class Traffic:
     """Selects and rewards over connections of its own, until it is stopped.
 
-    Each of them makes 25 decisions a second at most: what is waited for meanwhile, such as
+    Each of them makes ten decisions a second at most: what is waited for meanwhile, such as
     the start of a process, takes as long with more.
 
     Attributes:
@@ -40,7 +40,7 @@ class Traffic:
         number = 0
         while not self._stop.is_set():
             with suppress(httpx.TransportError), self._server.client() as client:
-                while not self._stop.wait(0.04):
+                while not self._stop.wait(0.1):
                     number += 1
                     decision_id = f"own-{own}-{number}"
                     body = {
@@ -67,7 +67,7 @@ class Traffic:
     def goes_on(self) -> None:
         """Wait until rewards have been answered for a while."""
         before = len(self.rewarded)
-        poll(lambda: len(self.rewarded) > before + 40, "rewards go on")
+        poll(lambda: len(self.rewarded) > before + 20, "rewards go on")
 
     def stop(self) -> None:
         """Stop it, and check that nothing but 503 was answered."""
