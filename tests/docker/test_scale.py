@@ -280,6 +280,7 @@ class Caller:
         self.failed.append(f"{path}: {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.needs("haproxy", "postgres")
 def test_one_repetition_mends_what_fails_while_each_server_is_started_anew(site) -> None:
     """The keeper is one of them: it hands its part on as it ends."""

@@ -83,6 +83,7 @@ def repeats(node: Node, made: list[dict[str, Any]]) -> None:
     assert {each["reward"] for each in again} == {"duplicate"}
 
 
+@pytest.mark.slow
 def test_the_other_server_goes_on_where_one_was_killed_or_ends(tmp_path, url) -> None:
     a, b = node_of(tmp_path / "a", url), node_of(tmp_path / "b", url)
     with ended(a, b):

@@ -125,6 +125,7 @@ VIEWS: list[tuple[str, str, Callable[[Page], None] | None]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_no_view_violates_a_rule_of_accessibility(
     server: Any, visit: Any, width: int, scheme: str
