@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import ExitStack
@@ -110,6 +111,32 @@ def test_a_round_is_served_by_both(pair) -> None:
         return found == [version, version]
 
     poll(both_serve_it, "both serve the round's model")
+    same_posterior(one, two, name)
+
+
+def test_a_window_closes_with_what_either_server_was_told(pair) -> None:
+    """The keeper closes it, and may still have the decision in memory as it was made."""
+    one, two = pair.apis
+    rules = {"reward_window_s": 1.0, "default_reward": 0.25, "maturity": "close"}
+    name = one.two_actions(name="windows", rewards=rules)
+    body = {"bandit": name, "context": [1.0, 0.0]}
+    poll(lambda: two.http.post("/select", json=body).is_success, "both serve it")
+    expected: dict[str, float] = {}
+    for number in range(12):
+        decides, rewards = (one, two) if number % 2 else (two, one)
+        decision_id = decides.select(name, [1.0, 0.5])["decision_id"]
+        expected[decision_id] = 0.25
+        if number % 3:
+            assert rewards.reward(decision_id, number / 12)["status"] == "pending"
+            expected[decision_id] = number / 12
+
+    def values() -> dict[str, float | None]:
+        lines = map(json.loads, one.http.get(f"/bandits/{name}/log").text.splitlines())
+        made = {each["decision_id"]: each for each in lines if each["kind"] == "decision"}
+        return {key: made[key]["value"] for key in expected}
+
+    poll(lambda: None not in values().values(), "all windows close")
+    assert values() == expected
     same_posterior(one, two, name)
 
 
