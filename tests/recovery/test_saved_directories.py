@@ -84,7 +84,8 @@ def test_new_selects_get_the_answers_that_the_release_gave(upgraded):
         found, expected = node.call("POST", "/select", select["body"]), select["answer"]
         for key in ("decision_id", "action", "snapshot", "position"):
             assert found[key] == expected[key], select["body"]["decision_id"]
-        assert found["score"] == pytest.approx(expected["score"], rel=1e-9)
+        # It is drawn in float32, whose last digits are those of a kind of CPU.
+        assert found["score"] == pytest.approx(expected["score"], rel=1e-6)
         assert found["propensity"] == pytest.approx(expected["propensity"], rel=1e-9)
 
 
