@@ -119,6 +119,7 @@ def create_app(settings: Settings, process: KeeperPlace | Place | ServerPlace | 
         keys.rates.share(process.rates)
     elif isinstance(process, ServerPlace):
         among = process.member
+        metrics.diverged = among.diverged
         keys.rates.divide(lambda: among.live, among.secret)
 
     def guarded(app: ASGIApp) -> ASGIApp:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -321,11 +322,12 @@ class Count:
 class SharedCount:
     """A number that only grows, in memory that processes have in common which are forked later.
 
-    One of them adds to it at a time; it outlives them.
+    One of them adds to it at a time, from any thread; it outlives them.
     """
 
     def __init__(self) -> None:
         self._bytes = mmap.mmap(-1, 8)
+        self._lock = threading.Lock()
 
     @property
     def value(self) -> int:
@@ -334,7 +336,8 @@ class SharedCount:
 
     def inc(self) -> None:
         """Add one to it."""
-        self._bytes[:] = (self.value + 1).to_bytes(8, "little")
+        with self._lock:
+            self._bytes[:] = (self.value + 1).to_bytes(8, "little")
 
 
 class Metrics:
@@ -350,6 +353,8 @@ class Metrics:
         swaps, swap_seconds, swap_stall_seconds: Models swapped in, their times, and how much of
             that on the event loop.
         recoveries: Failed bandits that were recovered.
+        diverged: Models that were built anew because the log has lost rows that they had; where
+            servers share a database, the count that outlives the server's processes.
         rounds, rounds_failed, round_seconds: Training rounds.
         trainer_restarts: Restarts of the trainer process.
         store_bytes: Bytes of the database that hold data, as of retention's last check.
@@ -372,6 +377,7 @@ class Metrics:
         self.swap_seconds = Tally(ROUND_SECONDS)
         self.swap_stall_seconds = Tally()
         self.recoveries = Count()
+        self.diverged = SharedCount()
         self.rounds = Count()
         self.rounds_failed = Count()
         self.round_seconds = Tally(ROUND_SECONDS)

@@ -36,7 +36,7 @@ from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.rows import Group, ImportRow, learn_rows
 from bandexa_core.model import ServingModel, loads_trials
 from bandexa_core.snapshots.store import Snapshot
-from service.store.errors import StoreDamaged, StoreUnreadable
+from service.store.errors import LogBranched, StoreDamaged, StoreUnreadable
 
 log = logging.getLogger(__name__)
 ROWS_AT_ONCE = 64  # more rows are applied by a task, which lets selects run in between
@@ -61,12 +61,14 @@ class Failure:
         reason: The error.
         since: When it failed first, seconds since the epoch.
         tries: How often recovery was tried since then.
+        has_branched: Whether the log has lost rows that the model has learned.
     """
 
     position: LogPosition
     reason: str
     since: float
     tries: int = 0
+    has_branched: bool = False
 
 
 class Applier:
@@ -309,7 +311,8 @@ class Applier:
             "bandit %s has failed at log row %d: it serves on and stores its rewards, but does not"
             " learn until it is recovered", self._name, position, exc_info=error,
         )  # fmt: skip
-        self.failure = Failure(position, reason, time.time())
+        has_branched = isinstance(error, LogBranched)
+        self.failure = Failure(position, reason, time.time(), has_branched=has_branched)
         self._give_up_waiting()
         self._on_failure()
 

@@ -152,7 +152,9 @@ class Recovery:
             if isinstance(bandit, SetAside):
                 bandit.failure = again
             elif bandit.applier.failure is not None:  # the served model still stops there
-                bandit.applier.failure = dataclasses.replace(again, position=failure.position)
+                bandit.applier.failure = dataclasses.replace(
+                    again, position=failure.position, has_branched=failure.has_branched
+                )
             log.warning("bandit %s cannot be recovered: %s", bandit.record.name, again.reason)
             raise BanditFailed(bandit.record.name, again.reason) from error
         if _failure(bandit) is None:  # a swap or another attempt was faster
@@ -163,6 +165,8 @@ class Recovery:
         else:
             bandit.applier.swap(model)
         self._metrics.recoveries.inc()
+        if failure.has_branched:
+            self._metrics.diverged.inc()
         log.warning("bandit %s is recovered at position %d", bandit.record.name, model.position)
 
     def _spec(self, bandit: Bandit | SetAside) -> BanditSpec:

@@ -336,15 +336,13 @@ class Steps:
         due: Due = await self._commit(self._store.due_windows)
         commits = []
         for matures, found in due.mature:
-            entry = self._recent.get(found.id)
-            decision = found if entry is None else entry.decision
+            decision, entry = self._found_due(found)
             change = contract.mature(decision.state, self._rules(decision))
             if change is not None:
                 step = Step(decision, change, now(), matures=matures)
                 commits.append(self._append(step, entry))
         for closes, found in due.windows:
-            entry = self._recent.get(found.id)
-            decision = found if entry is None else entry.decision
+            decision, entry = self._found_due(found)
             change = contract.close(decision.state, self._rules(decision))
             if change is not None:
                 step = Step(decision, change, now(), closes=closes)
@@ -355,6 +353,17 @@ class Steps:
             if isinstance(result, BaseException):
                 raise result
         return due
+
+    def _found_due(self, found: Reportable) -> tuple[Reportable, RecentDecision | None]:
+        """Return a decision that is due as it is now, and what is in memory of it.
+
+        What is in memory is newer than what was just read only while its step is under way. By an
+        older state nothing may be left to do, and then the decision would be due for ever.
+        """
+        held = self._recent.get(found.id)
+        if held is None or (held.newest is None and self._may_be_old(held)):
+            return found, None
+        return held.decision, held
 
     def _may_be_old(self, held: RecentDecision | None) -> bool:
         """Whether a decision in memory may not be as it is stored, and is forgotten for that.

@@ -317,10 +317,10 @@ def test_rewards_without_an_id_that_repeat_a_late_one_are_duplicates(tmp_path):
 
 
 async def served(
-    s: Scene, actions: tuple[str, ...] = ("a0",), *, active: bool = True
+    s: Scene, actions: tuple[str, ...] = ("a0",), *, active: bool = True, **rewards: Any
 ) -> DecisionId:
     """Store a decision under an id of the store, and nothing in memory; returns the id."""
-    await s.decide("last", in_memory=False)
+    await s.decide("last", in_memory=False, **rewards)
     (bandit,) = s.records.values()
     key = s.store.ids.new_key(bandit.key)
     record = make_decision(bandit, s.store.ids.text(key), actions=actions)
@@ -455,5 +455,29 @@ def test_what_goes_while_it_is_due_does_not_end_the_watch_of_windows(tmp_path, m
         await going
         due = await s.steps.close_windows(lambda: now[0])
         assert (due.windows, due.mature, s.learned) == ((), (), [])
+
+    play(tmp_path, scene, lambda: now[0])
+
+
+@pytest.mark.parametrize("maturity", ["close", 1.0])
+def test_what_is_due_is_learned_although_what_is_in_memory_of_it_is_older(tmp_path, maturity):
+    """Another server has activated it, and what is in memory here says that it is not active."""
+    now = [1000.0]
+
+    async def scene(s: Scene) -> None:
+        await s.steps.close_windows(lambda: now[0])
+        rules = {"reward_window_s": 1.5, "default_reward": 0.25, "maturity": maturity}
+        name = await served(s, active=False, **rules)
+        found = await s.commit(s.store.find_decision, name)
+        s.recent.found(found)
+        _, change = contract.activate(found.decision.state, found.decision.rules)
+        assert change is not None
+        await s.commit(s.store.append_step, Step(found.decision, change, now[0]))
+        s.store.shared = True
+        now[0] += 2.5
+        for _ in range(3):  # the age, the window, and nothing any more
+            due = await s.steps.close_windows(lambda: now[0])
+        assert (due.windows, due.mature) == ((), ())
+        assert s.learned == [0.25, 0.25]
 
     play(tmp_path, scene, lambda: now[0])
