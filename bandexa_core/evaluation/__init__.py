@@ -13,7 +13,7 @@ from bandexa_core.evaluation.estimates import (
 )
 from bandexa_core.evaluation.mixture import Mixture, mixture_bound
 from bandexa_core.evaluation.plug_in import PlugIn
-from bandexa_core.evaluation.precision import Needed, lasting, needed, rows_of_falling
+from bandexa_core.evaluation.precision import MOST_ROWS, Needed, lasting, needed, rows_of_falling
 from bandexa_core.evaluation.sequences import (
     Interval,
     LiftSequence,
@@ -26,6 +26,7 @@ from bandexa_core.evaluation.sequences import (
 from bandexa_core.evaluation.weights import WeightSums
 
 __all__ = [
+    "MOST_ROWS",
     "Asymptotic",
     "Betting",
     "Estimate",

@@ -21,6 +21,7 @@ import math
 from typing import NamedTuple
 
 FACTOR = 10.0
+MOST_ROWS = 10**15  # no log ever has as many
 
 
 class Needed(NamedTuple):
@@ -29,7 +30,8 @@ class Needed(NamedTuple):
     Attributes:
         share: The share of the log that the rows of interest need to have, with as many rows; above
             1: not with so few.
-        rows: How many rows it needs with the share that they have now; None where they have none.
+        rows: How many rows it needs with the share that they have now; None where they have none,
+            or where it needs more than `MOST_ROWS`.
     """
 
     share: float
@@ -45,10 +47,10 @@ def needed(variance: float, difference: float, num: int, share: float) -> Needed
         num: The rows of the log.
         share: Of the rows of interest now.
     """
-    rows_at_all = FACTOR * variance / difference**2
-    return Needed(
-        rows_at_all / max(num, 1), None if share <= 0.0 else max(1, round(rows_at_all / share))
-    )
+    square = difference**2
+    rows_at_all = FACTOR * variance / square if square else math.inf
+    never = share <= 0.0 or rows_at_all > share * MOST_ROWS
+    return Needed(rows_at_all / max(num, 1), None if never else max(1, round(rows_at_all / share)))
 
 
 def lasting(first: int, num: int, steady: int) -> float:
@@ -80,14 +82,15 @@ def rows_of_falling(wanted: float, share: float, first: int, steady: int) -> int
         steady: The row beyond which the floor falls.
 
     Returns:
-        The number of rows; None: a floor of 0 never does.
+        The number of rows; None: a floor of 0 never does, nor does one that takes more than
+        `MOST_ROWS`.
     """
-    if share <= 0.0:
-        return None
 
     def is_enough(num: int) -> bool:
         return num * share * lasting(first, num, steady) >= wanted
 
+    if share <= 0.0 or not is_enough(MOST_ROWS):
+        return None
     most = 1
     while not is_enough(most):
         most *= 2

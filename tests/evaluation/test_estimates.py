@@ -107,3 +107,5 @@ def test_how_many_rows_a_falling_floor_takes() -> None:
     assert found * 0.005 / 20 * lasting(0, found, 1000) == pytest.approx(800.0)
     assert found > 1000 * 3_200_000, "a steady floor takes 3.2 million"
     assert rows_of_falling(800.0, 0.0, 0, 1000) is None
+    assert rows_of_falling(1e120, 0.01, 0, 1000) is None, "more rows than any log has"
+    assert needed(0.2, 1e-200, 100, 0.1).rows is None

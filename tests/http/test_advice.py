@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from bandexa_core.evaluation import lasting
@@ -99,12 +100,26 @@ def test_variance_and_traffic_are_the_bandits_own(api) -> None:
         ({}, "", "decisions: say how many"),
         ({"reward_range": None}, "decisions=10", "difference: name one"),
         ({"reward_range": None}, "decisions=10&difference=2", "variance: give one"),
+        ({}, "decisions=10&difference=1e-60", "difference: 1e-60 is too small to be ever seen"),
+        ({}, "decisions=10&difference=1e-200", "difference: 1e-200 is too small"),
+        ({}, "decisions=10&variance=1e20", "difference: 0.05 is too small"),
     ],
 )
 def test_what_is_not_known_has_to_be_given(api, spec, query, says) -> None:
     name = api.two_actions(**spec)
     found = api.call("GET", f"/bandits/{name}/advice?{query}", expect=422)
     assert says in found["detail"]
+
+
+def test_what_takes_more_rows_than_any_log_has_never_shows(api, http) -> None:
+    """A number beyond 64 bits would be none of msgpack."""
+    name = api.two_actions()
+    path = f"/bandits/{name}/advice?decisions=10&precision=1e-4&actions=1000000"
+    found = http.get(path, headers={"Accept": "application/msgpack"})
+    assert found.status_code == 200, found.text
+    least = msgpack.unpackb(found.content)["now"][-1]
+    assert least["share"] > 0.0
+    assert (least["decisions"], least["days"]) == (None, None)
 
 
 def test_a_bandit_without_a_catalogue_is_asked_how_many_actions_there_are(api) -> None:

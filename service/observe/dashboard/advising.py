@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from bandexa_core.arms import shares
-from bandexa_core.evaluation import lasting, needed, rows_of_falling
+from bandexa_core.evaluation import MOST_ROWS, lasting, needed, rows_of_falling
 from bandexa_core.spec import BanditSpec
 from bandexa_core.spec.arms import BANDIT
 from bandexa_core.spec.selection import EPSILON_ROWS
@@ -183,6 +183,11 @@ def advise(
     inputs = _inputs(spec, len(names), num_learned, seen, asked)
     floors = {} if asked.actions is not None else spec.limits or {}
     at_all = needed(inputs.variance, inputs.difference, 1, 1.0).share
+    if at_all > MOST_ROWS:
+        raise Unanswerable(
+            f"difference: {inputs.difference:.3g} is too small to be ever seen at a variance of"
+            f" {inputs.variance:.3g}"
+        )
     share = needed(inputs.variance, inputs.difference, inputs.values, 1.0).share
     own = inputs.bandit_share
     steady = _is_uniform(spec)
@@ -196,6 +201,8 @@ def advise(
 
     def takes(of: Literal["arm", "action"], name: str | None, q: float, rows: int | None) -> Takes:
         decisions = None if rows is None else round(rows / inputs.values_per_decision)
+        if decisions is not None and decisions > MOST_ROWS:
+            decisions = None
         days = None
         if decisions is not None and inputs.decisions_per_day:
             days = decisions / inputs.decisions_per_day
