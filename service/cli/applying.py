@@ -55,9 +55,10 @@ class Difference:
         """Return it as JSON-able values."""
         plan = dataclasses.asdict(self.plan)
         changes = plan["changes"] if plan["status"] == "changed" else []
+        status = "changed" if plan["status"] == "unchanged" and self.actions else plan["status"]
         return {
-            "bandit": self.name, "status": plan["status"] if not self.is_none else "unchanged",
-            "changes": changes, "relearned": plan["relearned"], "rows": plan["rows"],
+            "bandit": self.name, "status": status, "changes": changes,
+            "relearned": plan["relearned"], "rows": plan["rows"],
             "estimated_s": plan["estimated_s"], "actions": [each["id"] for each in self.actions],
             "warnings": [] if self.is_none else list(plan["warnings"] or ()),
         }  # fmt: skip

@@ -67,6 +67,11 @@ def test_a_file_is_applied_once_and_its_changes_after_that(api, run, tmp_path: P
     assert api.call("GET", f"/bandits/{one}/actions")["actions"][1]["features"] == [0.5]
     assert "0 of 2" in run("apply", file, "--diff").stdout
 
+    write(9.0, 0.7)  # an action alone
+    found = json.loads(run("apply", file, "--diff", "--json", expect=1).stdout)
+    assert [each["status"] for each in found] == ["changed", "unchanged"]
+    assert (found[0]["changes"], found[0]["actions"]) == ([], ["y"])
+
 
 def test_what_the_log_cannot_answer_is_refused_with_both_values(api, run, tmp_path) -> None:
     name, file = api.fresh("applied"), tmp_path / "bandits.json"
