@@ -24,11 +24,12 @@ Legend: K candidates, k picks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, BanditUid, DecisionId
@@ -228,7 +229,7 @@ class Division:
     def made(self, own: Choice) -> Choice:
         """Return the choice, given that of the bandit's policy with `forced`."""
         served = self._served(own)
-        return served._replace(shadows=self._shadowed()) if self._shadows else served
+        return replace(served, shadows=self._shadowed()) if self._shadows else served
 
     def _shadowed(self) -> dict[str, int]:
         """Return the index that each shadow would have served, of those that can serve this."""
@@ -246,7 +247,7 @@ class Division:
             return own
         mine, parts = self._assigned
         if parts == (mine,) and mine.name == BANDIT:
-            return own._replace(arm=BANDIT)
+            return replace(own, arm=BANDIT)
         chosen, weights = own.chosen, [part.weight for part in parts]
         laws = [self._law(part, own, chosen) for part in parts]
 
@@ -266,7 +267,8 @@ class Division:
                 sum(w * p for w, p in zip(weights, column, strict=True)) for column in columns
             )
         is_late = any(law.is_late for law in laws)
-        return own._replace(
+        return replace(
+            own,
             arm=mine.name,
             propensity=None if is_late else propensity(),
             late_propensity=propensity if is_late else None,
@@ -288,7 +290,7 @@ class Division:
         policy: Policy = Uniform()
         if method in ("thompson", "squarecb", "greedy"):
             policy = self._policy
-            exploration = replace(exploration, method=method)
+            exploration = dataclasses.replace(exploration, method=method)
         return policy.select(
             self._context, self._candidates, self._rng(part, exploration), num=self._num,
             retrieve=self._retrieve, exploration=exploration, forced=forced,

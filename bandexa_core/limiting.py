@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid, DecisionId
@@ -61,7 +62,8 @@ def limited(
         first = kept_or_drawn(own, shares, wanted, keeps, draws)
         if first != own:
             choice = again(np.array([first], np.int64))
-    return choice._replace(
+    return replace(
+        choice,
         propensity=float(wanted[choice.chosen[0]]), late_propensity=None, propensities=None,
         all_propensities=lambda: wanted,
     )  # fmt: skip
@@ -87,7 +89,8 @@ def _limited_list(
         picks = choice.chosen[:LIMITED_PLACES] if wanted is places else drawn_list(wanted, rng)
         choice = again(picks if is_whole else _continued(picks, choice, bounds))
     chances = wanted[np.arange(len(wanted)), choice.chosen[: len(wanted)]]
-    return choice._replace(
+    return replace(
+        choice,
         propensity=float(chances[0]), late_propensity=None,
         propensities=tuple(chances.tolist()) if is_whole else None,
         all_propensities=lambda: wanted[0],

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from msgspec.structs import replace
 from playwright.sync_api import sync_playwright
 
 from bandexa_core.ids import DecisionId
@@ -95,8 +96,10 @@ def fill(database: Path, num: int, learned: int) -> None:
         for first in range(0, num, _GROUP):
             for number in range(first, min(num, first + _GROUP)):
                 store.put(
-                    found.record._replace(
-                        decision_id=DecisionId(f"old-{number}"), time=begin + number * step
+                    replace(
+                        found.record,
+                        decision_id=DecisionId(f"old-{number}"),
+                        time=begin + number * step,
                     )
                 )
             store.wait()
@@ -119,7 +122,7 @@ class _Filled:
     def put(self, record: DecisionRecord) -> None:
         """Queue a decision, with a new key."""
         key = self._store.ids.new_key(record.bandit)
-        self._store.append_decision(record._replace(key=key), _stored)
+        self._store.append_decision(replace(record, key=key), _stored)
 
     def wait(self) -> None:
         """Return once everything queued is committed."""

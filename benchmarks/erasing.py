@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from bandexa_core.ids import ActionId, ActionSlot, DecisionId, DecisionKey, LogPosition
 from bandexa_core.ids import SnapshotVersion as Version
@@ -140,7 +141,7 @@ class Probe:
     def _run(self) -> None:
         store, rng = self._calls.store, np.random.default_rng(2)
         while not self._stop.is_set():
-            record = decision(store, self._bandit, rng, None)._replace(features=None)
+            record = replace(decision(store, self._bandit, rng, None), features=None)
             started = time.perf_counter()
             self._calls(store.append_decision, record)
             self.waits_ms.append((time.perf_counter() - started) * 1e3)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from pydantic import TypeAdapter
 
 from bandexa_client import Action, RewardReport, RewardStatus, Selection, Training
@@ -182,8 +183,8 @@ class InProcessClient:
 
     def _correct(self, known: LearnRow, reward: float) -> RewardStatus:
         model = self.model
-        row = known._replace(
-            position=LogPosition(model.position + 1), before=known.after, after=reward
+        row = replace(
+            known, position=LogPosition(model.position + 1), before=known.after, after=reward
         )
         model.apply(row_by_row(row), _no_import)
         assert self._rows is not None

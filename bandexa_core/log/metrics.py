@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from bandexa_core.log.rows import Group, LearnRow, Metrics
 from bandexa_core.spec import MAX_REWARD
 
@@ -50,7 +52,7 @@ def weighted_row(row: LearnRow, weights: Weights | None) -> LearnRow:
         before = weighted(row.metrics_before, weights)
     if row.metrics is not None:
         after = weighted(row.metrics, weights)
-    return row._replace(before=before, after=after)
+    return replace(row, before=before, after=after)
 
 
 def weighted_group(group: Group, weights: Weights | None) -> Group:

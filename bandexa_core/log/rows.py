@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from bandexa_core.log.catalogue import CatalogueChange
 Metrics = tuple[tuple[str, float], ...]  # by name, in the order of the names
 
 
-class LearnRow(NamedTuple):
+class LearnRow(msgspec.Struct, frozen=True, gc=False):
     """The value of one chosen action changed, or became known.
 
     Attributes:
@@ -71,7 +72,7 @@ class LearnRow(NamedTuple):
         return None if self.before is None else clip(self.before, self.low, self.high)
 
 
-class CatalogueRow(NamedTuple):
+class CatalogueRow(msgspec.Struct, frozen=True, gc=False):
     """Actions were added, changed, enabled or retired."""
 
     position: LogPosition
@@ -79,7 +80,7 @@ class CatalogueRow(NamedTuple):
     change: CatalogueChange
 
 
-class ConfigRow(NamedTuple):
+class ConfigRow(msgspec.Struct, frozen=True, gc=False):
     """The configuration changed; `configurations` knows the forms of `spec`, a JSON object."""
 
     position: LogPosition
@@ -87,7 +88,7 @@ class ConfigRow(NamedTuple):
     spec: dict[str, Any]
 
 
-class ImportRow(NamedTuple):
+class ImportRow(msgspec.Struct, frozen=True, gc=False):
     """The imported snapshot `version`, built at this row's position, replaced the model."""
 
     position: LogPosition
@@ -95,7 +96,7 @@ class ImportRow(NamedTuple):
     version: SnapshotVersion
 
 
-class VoidRow(NamedTuple):
+class VoidRow(msgspec.Struct, frozen=True, gc=False):
     """A learned value became void: snapshots from here on are built without it.
 
     A model that has learned it is unchanged, but has to be replaced; see `ServingModel.void_from`.
@@ -121,7 +122,7 @@ class VoidRow(NamedTuple):
         return clip(self.before, self.low, self.high)
 
 
-class ErasedRow(NamedTuple):
+class ErasedRow(msgspec.Struct, frozen=True, gc=False):
     """A value was learned that was erased since, or is void; nothing is learned from it."""
 
     position: LogPosition

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -139,7 +140,7 @@ class Candidates:
 NO_SHADOWS: Mapping[str, int] = MappingProxyType({})
 
 
-class Choice(NamedTuple):
+class Choice(msgspec.Struct, frozen=True):
     """The result of a selection.
 
     Attributes:

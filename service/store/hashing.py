@@ -62,11 +62,10 @@ def row_content(kind: int, learned: Sequence[Any], payload: bytes | None) -> tup
 
 def learned_content(key: DecisionKey, item: int, row: LearnRow) -> tuple[Any, ...]:
     """Return what the hash of a learn row covers: of chosen action `item` of decision `key`."""
-    _, _, _, origin, before, after, _, _, _, low, high, metrics, metrics_before = row
-    numbers = (key, item, origin, before, after, low, high)
-    if metrics is metrics_before is None:
+    numbers = (key, item, row.origin, row.before, row.after, row.low, row.high)
+    if row.metrics is row.metrics_before is None:
         return numbers
-    return (*numbers, pack_log_metrics(metrics, metrics_before))
+    return (*numbers, pack_log_metrics(row.metrics, row.metrics_before))
 
 
 def void_content(key: DecisionKey, item: int, row: VoidRow) -> tuple[Any, ...]:

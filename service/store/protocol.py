@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import (
     ActionId,
@@ -50,7 +52,7 @@ Done = Callable[[T | None, Exception | None], None]
 Deliver = Callable[[Callable[[], None]], object]
 
 
-class Logged(NamedTuple):
+class Logged(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A row that was appended to a bandit's log: a learn row, or one that voids a value.
 
     Attributes:
@@ -67,7 +69,7 @@ class Logged(NamedTuple):
     learned: float | None
 
 
-class Reportable(NamedTuple):
+class Reportable(msgspec.Struct, frozen=True, gc=False):
     """A decision, as far as a report about it needs it.
 
     Attributes:
@@ -106,7 +108,7 @@ class FoundDecision(NamedTuple):
     rewards: dict[tuple[int, str], list[Outcome]] | None
 
 
-class Step(NamedTuple):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """One step of a decision, by the contract of rewards.
 
     Attributes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +31,7 @@ class BanditRecord:
     created: float
 
 
-class ChosenAction(NamedTuple):
+class ChosenAction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One chosen action of a decision, with what a reward for it is learned from.
 
     Attributes:
@@ -84,7 +85,7 @@ class Propensities:
         )
 
 
-class DecisionRecord(NamedTuple):
+class DecisionRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One answered select.
 
     Attributes:
@@ -292,7 +293,7 @@ class ErasedPart(NamedTuple):
     more: bool
 
 
-class RewardReport(NamedTuple):
+class RewardReport(msgspec.Struct, frozen=True):
     """A reward as it arrived.
 
     Attributes:
@@ -461,7 +462,7 @@ class DecisionSummary:
     value: float | None
 
 
-class CountedRow(NamedTuple):
+class CountedRow(msgspec.Struct, frozen=True, gc=False):
     """A decision to be counted.
 
     Attributes:
@@ -497,7 +498,7 @@ class Newest(NamedTuple):
     decision: int
 
 
-class CountedValue(NamedTuple):
+class CountedValue(msgspec.Struct, frozen=True, gc=False):
     """A learn row to be counted.
 
     Attributes:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs.audit import audit, under_load
@@ -163,7 +164,7 @@ def test_the_audit_notices_a_value_that_is_not_what_was_reported(stored, tmp_pat
         for key, blob in db.execute("SELECT key, items FROM ledger").fetchall():
             (item,) = unpack_items(blob)
             if (value := item.state.value) is not None:
-                other = item._replace(state=item.state._replace(value=value + 1.0))
+                other = replace(item, state=replace(item.state, value=value + 1.0))
                 db.execute("UPDATE ledger SET items = ? WHERE key = ?", (pack_items([other]), key))
 
     assert damaged(stored, tmp_path, change) == {"wrong_values", "log_values_wrong"}

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.log.contract import ItemState
 from benchmarks.proofs import hostile_objects, hostile_personalizer
@@ -52,12 +53,12 @@ def test_the_fingerprint_notices_a_changed_value_and_a_new_row(tmp_path):
     path = tmp_path / "bandexa.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         create_tables(database)
-        item = pack_items([NEW_ITEM._replace(state=ItemState(1, (0.5,), 0.5))])
+        item = pack_items([replace(NEW_ITEM, state=ItemState(1, (0.5,), 0.5))])
         database.execute("INSERT INTO ledger VALUES (7, 1, 1, NULL, NULL, ?, NULL)", (item,))
         fingerprint = Fingerprint(path)
         seen = [fingerprint.take()]
         assert fingerprint.take() == seen[0]
-        other = pack_items([NEW_ITEM._replace(state=ItemState(1, (0.25,), 0.25))])
+        other = pack_items([replace(NEW_ITEM, state=ItemState(1, (0.25,), 0.25))])
         for statement, values in (
             ("UPDATE ledger SET items = ?", [other]),
             ("UPDATE ledger SET activated = 1", []),

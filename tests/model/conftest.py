@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
@@ -135,7 +136,7 @@ class LogWriter:
     def correct(self) -> LearnRow:
         index = int(self.rng.integers(len(self.learned)))
         was = self.learned[index]
-        row = was._replace(position=self._next(), before=was.after, after=float(self.rng.normal()))
+        row = replace(was, position=self._next(), before=was.after, after=float(self.rng.normal()))
         self.rows.append(row)
         self.learned[index] = row
         return row

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from msgspec.structs import replace
 
 from bandexa_core.log import contract
-from bandexa_core.log.contract import Change, DecisionState, ItemState, Reported
+from bandexa_core.log.contract import Change, DecisionState, ItemState, Learned, Reported
 from bandexa_core.spec import MAX_REWARD, RewardAggregate, RewardSpec
 
 FLOATS = st.floats(-1e15, 1e15)
@@ -56,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         self, aggregate: str, default: float | None, activated: bool, maturity: str | None
     ) -> None:
         self.spec, self.waits = rules_of(aggregate, default, maturity), maturity == "close"
-        self.state = NEW._replace(activated=activated)
+        self.state = replace(NEW, activated=activated)
         self.items = [Item(), Item()]
         self.activated, self.closed, self.changes = activated, False, 0
 
@@ -64,10 +65,10 @@ class Machine(RuleBasedStateMachine):
         """Go on with what a store would hold."""
         if change is None:
             return
-        for item, before, after, _, _ in change.learned:
-            assert before == self.items[item].value != after
-            assert math.copysign(1, after) == 1 or after < 0, "no negative zero is logged"
-            self.items[item].value = after
+        for each in change.learned:
+            assert each.before == self.items[each.item].value != each.after
+            assert math.copysign(1, each.after) == 1 or each.after < 0, "no negative zero is logged"
+            self.items[each.item].value = each.after
         self.changes += 1
         self.state = change.state
         assert self.state.version == self.changes
@@ -198,7 +199,7 @@ def test_a_mean_may_hold_a_sum_beyond_the_largest_reward() -> None:
     assert state.items[0].value == MAX_REWARD
     with pytest.raises(ValueError, match="the sum would be larger"):
         contract.report(
-            state._replace(items=(state.items[0]._replace(num=0), ItemState())),
+            replace(state, items=(replace(state.items[0], num=0), ItemState())),
             Reported(0, MAX_REWARD, "r9"), rules_of("sum"), MANY,
         )  # fmt: skip
 
@@ -207,5 +208,5 @@ def test_a_mean_may_hold_a_sum_beyond_the_largest_reward() -> None:
 def test_an_unknown_value_is_learned_once_when_the_window_closes(aggregate) -> None:
     change = contract.close(NEW, rules_of(aggregate, default=-0.0))
     assert change is not None
-    assert [each[:3] for each in change.learned] == [(0, None, 0.0), (1, None, 0.0)]
+    assert change.learned == (Learned(0, None, 0.0), Learned(1, None, 0.0))
     assert contract.close(change.state, rules_of(aggregate, default=-0.0)) is None

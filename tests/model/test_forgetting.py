@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import LogPosition, SnapshotVersion
@@ -215,7 +216,7 @@ def _long_log(log_writer, spec: BanditSpec, num: int = 90):
     times = np.cumsum(np.random.default_rng(1).uniform(0, 20, num + 1))
     times[num // 2 :] -= 50.0
     log.rows[:] = [
-        row._replace(time=float(time)) for row, time in zip(log.rows, times, strict=True)
+        replace(row, time=float(time)) for row, time in zip(log.rows, times, strict=True)
     ]
     return log
 
@@ -233,7 +234,7 @@ def _moved(rows: list[LogRow], by: int) -> list[LogRow]:
         changes: dict[str, Any] = {"position": LogPosition(row.position + by)}
         if isinstance(row, LearnRow):
             changes["origin"] = LogPosition(row.origin + by)
-        out.append(row._replace(**changes))
+        out.append(replace(row, **changes))
     return out
 
 
@@ -401,6 +402,6 @@ def test_an_import_restarts_forgetting(specs, log_writer, new_model, apply_all, 
     assert model.row_weights is None
     assert np.array_equal(_posterior(model).mean, _posterior(source).mean)
     row = log.learn()
-    row = row._replace(position=LogPosition(position + 1))
+    row = replace(row, position=LogPosition(position + 1))
     model.apply(row_by_row(row), snapshots.load)
     assert model.forgetting.cell == (position + 1) // 2

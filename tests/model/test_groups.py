@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.encoders import EncoderRegistry
@@ -69,14 +70,14 @@ def _write(log, num: int, corrections: bool = True) -> None:
         log.correct() if corrections and number % 80 in (20, 21, 29) else log.learn()
     times = np.cumsum(np.random.default_rng(1).uniform(0, 3, len(log.rows)))
     log.rows[:] = [
-        row._replace(time=float(time)) for row, time in zip(log.rows, times, strict=True)
+        replace(row, time=float(time)) for row, time in zip(log.rows, times, strict=True)
     ]
 
 
 def _correct(log, index: int) -> None:
     """Add a correction of the value that was learned as number `index`."""
     was = log.learned[index]
-    row = was._replace(position=LogPosition(log.head + 1), before=was.after, after=was.after + 1.5)
+    row = replace(was, position=LogPosition(log.head + 1), before=was.after, after=was.after + 1.5)
     log.rows.append(row)
     log.learned[index] = row
 
@@ -84,7 +85,7 @@ def _correct(log, index: int) -> None:
 def _learn_absurd(log, value: float) -> None:
     """Add a row that no encoder has features of a useful size for."""
     row = log.learn()
-    log.rows[-1] = log.learned[-1] = row._replace(context=np.full_like(row.context, value))
+    log.rows[-1] = log.learned[-1] = replace(row, context=np.full_like(row.context, value))
 
 
 def _groups(rows: Sequence[LogRow], sizes: Sequence[int], as_block: bool = True) -> list[Group]:
@@ -329,7 +330,7 @@ def test_a_model_knows_beforehand_which_groups_forget(
     log = log_writer(spec)
     _write(log, 90)
     rows = log.rows[1:]
-    rows[40:] = [row._replace(time=row.time - 50.0) for row in rows[40:]]
+    rows[40:] = [replace(row, time=row.time - 50.0) for row in rows[40:]]
     for sizes in ([1], [3, 1, 5], [29]):
         model = new_model(spec)
         model.position = LogPosition(1)
@@ -604,7 +605,7 @@ def test_a_group_whose_features_fail_leaves_the_model_as_it_was(
         wrong, model.policy.encoder = np.full(40, 101.0), _Failing(encoder)
     for at in (0, 11, 19):
         bad = [*rows]
-        bad[at] = rows[at]._replace(context=wrong)
+        bad[at] = replace(rows[at], context=wrong)
         group = Group(tuple(bad), as_block)
         assert model.forgets_before(group)
         for apply in (model.apply, model.successor):
@@ -636,7 +637,7 @@ def test_a_row_that_does_not_fit_stops_the_model_before_the_row_that_is_named(
     for _ in range(3):
         log.learn()
     rows = [*log.rows[start:]]
-    rows[6] = rows[6]._replace(after=float("nan"))
+    rows[6] = replace(rows[6], after=float("nan"))
     learned = model.progress.num_learned
     with pytest.raises(RowNotApplied, match="value") as raised:
         model.apply(Group(tuple(rows), as_block), _no_import)

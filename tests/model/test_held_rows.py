@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.log.rows import ConfigRow
 from bandexa_core.spec import ForgettingSpec
@@ -75,7 +76,7 @@ def test_what_is_built_from_the_log_is_as_if_it_had_never_been_frozen(
     log = frozen_log("concat", forgetting=forgetting)
     first, last = frozen_part(log)
     never = [
-        row._replace(spec=json.loads(json.dumps(changeable_part(log.spec))))
+        replace(row, spec=json.loads(json.dumps(changeable_part(log.spec))))
         if number in (first, last) else row for number, row in enumerate(log.rows)
     ]  # fmt: skip
     built = new_model(log.spec)
@@ -96,7 +97,7 @@ def test_corrections_of_held_values_are_held(frozen_log, new_model, apply_all):
     model = apply_all(new_model(log.spec), log.rows)
     before = model.policy.tensors()["mu"].copy() if "mu" in model.policy.tensors() else None
     was = held[0]
-    log.rows.append(was._replace(position=log._next(), before=was.after, after=was.after + 1.0))
+    log.rows.append(replace(was, position=log._next(), before=was.after, after=was.after + 1.0))
     held_before = model.held
     apply_all(model, log.rows[-1:])
     assert model.held.last == log.head

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import SnapshotVersion
@@ -19,7 +20,7 @@ START = 200
 def _with_column(row: LearnRow, value: float) -> LearnRow:
     context = row.context.copy()
     context[1] = value
-    return row._replace(context=context)
+    return replace(row, context=context)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_retiring_the_action_that_owned_a_scale_has_a_round_made(specs, log_writ
     features = wrong.change.features.copy()
     features[0, 2] = 1e6  # of two actions, nobody knows which one is wrong
     change = wrong.change._replace(features=features)
-    model.apply(row_by_row(wrong._replace(change=change)), None)
+    model.apply(row_by_row(replace(wrong, change=change)), None)
     for _ in range(START):
         model.apply(row_by_row(log.learn()), None)
     model.refresh(START)
@@ -106,7 +107,7 @@ def test_an_action_with_an_extreme_feature_is_named(scaled):
     change = log.actions(["e"]).change
     features = change.features.copy()
     features[0, 3] = 1e6
-    row = log.rows[-1]._replace(change=change._replace(features=features))
+    row = replace(log.rows[-1], change=change._replace(features=features))
     model.apply(row_by_row(row), None)
     assert model.extreme_action() == ("e", 3, 1e6)
 
@@ -116,7 +117,7 @@ def test_extreme_values_of_contexts_are_counted_across_rounds(scaled, publish, s
     rows = [log.learn() for _ in range(20)]
     context = rows[7].context.copy()
     context[0] = -999.0
-    rows[7] = rows[7]._replace(context=context)
+    rows[7] = replace(rows[7], context=context)
     _go_on(model, [_with_column(row, 0.0) for row in rows])
     assert model.extremes.columns == {0: (1, -999.0)}
     newer = _loaded(model, publish(snapshots, model))

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.log.metrics import weighted
 from bandexa_core.log.rows import Group, row_by_row
@@ -27,21 +28,23 @@ def test_a_model_learns_what_its_own_weights_make_of_a_row(
     rows = []
     for number in range(12):
         metrics = (("click", float(rng.integers(2))), ("money", float(rng.normal())))
-        row = log.learn(weighted(metrics, WRITTEN))._replace(metrics=metrics)
+        row = replace(log.learn(weighted(metrics, WRITTEN)), metrics=metrics)
         rows.append(log.learn() if number % 4 == 3 else row)
-        rows[-1] = rows[-1]._replace(position=number + 2, origin=number + 2)
+        rows[-1] = replace(rows[-1], position=number + 2, origin=number + 2)
     first = rows[0]
     more = (*first.metrics, ("seconds", 3.0))
     rows.append(
-        first._replace(
+        replace(
+            first,
             position=14, before=first.after, metrics_before=first.metrics,
             after=weighted(more, WRITTEN), metrics=more,
         )
     )  # fmt: skip
-    expected = [row._replace(metrics=None, metrics_before=None) for row in rows]
+    expected = [replace(row, metrics=None, metrics_before=None) for row in rows]
     if learn is not None:
         expected = [
-            plain._replace(
+            replace(
+                plain,
                 after=plain.after if row.metrics is None else weighted(row.metrics, learn),
                 before=None if row.before is None else weighted(row.metrics_before, learn),
             )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bandexa_core.ids import ActionSlot, DecisionId, LogPosition
 from bandexa_core.log.bounds import (
@@ -167,5 +168,5 @@ def test_a_correction_is_learned_under_the_bounds_of_its_row() -> None:
     )  # fmt: skip
     assert (row.before, row.after) == (1e4, 0.25)
     assert (row.learned_before, row.learned) == (2.0, 0.25)
-    first = row._replace(before=None, after=-7.0)
+    first = replace(row, before=None, after=-7.0)
     assert (first.learned_before, first.learned) == (None, -1.0)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from bandexa_core.ids import ActionId, DecisionId
@@ -77,7 +78,7 @@ def test_a_learn_row_teaches_the_policy_and_counts_a_decision_once(specs, grown)
 def test_rows_are_applied_in_the_order_of_their_positions(specs, grown):
     model, log = grown(specs["concat"])
     first, second = log.learn(), log.learn()
-    for wrong in (second, first._replace(position=model.position)):
+    for wrong in (second, replace(first, position=model.position)):
         with pytest.raises(AssertionError, match="after 13"):
             model.apply(row_by_row(wrong), None)
     model.apply(row_by_row(first), None)

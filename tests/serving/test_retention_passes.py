@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.spec import BanditSpec, ContextSpec, RewardSpec, TrainingSpec
 from service.observe.counters import Metrics
@@ -55,7 +57,7 @@ class Scene:
         store, record = self.engine.store, bandit.record
         names = [f"d{number}" for number in range(first, first + num)]
         made = [
-            make_decision(record, name)._replace(key=store.ids.new_key(record.key))
+            replace(make_decision(record, name), key=store.ids.new_key(record.key))
             for name in names
         ]
         await asyncio.gather(*(self.engine.commit(store.append_decision, each) for each in made))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log import contract
@@ -72,7 +73,7 @@ class Scene:
             self.recent.made(record, bandit)
 
     async def reward(self, value: float, reward_id: str | None = None) -> str:
-        report: RewardReport = make_report(NAME, value)._replace(reward_id=reward_id)
+        report: RewardReport = replace(make_report(NAME, value), reward_id=reward_id)
         _, status, _ = await self.steps.reward(report)
         return status
 
@@ -288,8 +289,8 @@ def test_a_reward_that_names_another_bandit_is_refused(tmp_path):
     async def scene(s: Scene) -> None:
         await s.decide("first")
         with pytest.raises(InvalidRequest, match="bandit"):
-            await s.steps.reward(make_report(NAME, 1.0)._replace(bandit="other"))
-        report = make_report(NAME, 1.0)._replace(bandit="b")
+            await s.steps.reward(replace(make_report(NAME, 1.0), bandit="other"))
+        report = replace(make_report(NAME, 1.0), bandit="b")
         assert (await s.steps.reward(report))[1] == "applied"
 
     play(tmp_path, scene)
@@ -324,7 +325,7 @@ async def served(
     (bandit,) = s.records.values()
     key = s.store.ids.new_key(bandit.key)
     record = make_decision(bandit, s.store.ids.text(key), actions=actions)
-    record = record._replace(key=key, activated=active)
+    record = replace(record, key=key, activated=active)
     assert await s.commit(s.store.append_decision, record) is None
     return record.decision_id
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bandexa_core.encoders import EncoderRegistry
 from bandexa_core.ids import DecisionId
 from bandexa_core.spec import BanditSpec, ContextSpec, EncoderSpec, TrainingSpec
@@ -29,7 +31,7 @@ SPEC = BanditSpec(
 async def taught(engine: Engine, bandit: Bandit, first: int, num: int) -> None:
     store, record = engine.store, bandit.record
     for number in range(first, first + num):
-        made = make_decision(record, f"d{number}")._replace(key=store.ids.new_key(record.key))
+        made = replace(make_decision(record, f"d{number}"), key=store.ids.new_key(record.key))
         await engine.commit(store.append_decision, made)
         await engine.rewards.reward(make_report(f"d{number}"))
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from bandexa_core.ids import ActionId, LogPosition, SnapshotVersion
 from bandexa_core.log.catalogue import CatalogueChange
@@ -32,7 +33,7 @@ def retired(*ids: str) -> CatalogueChange:
 def decide(client, store, make, bandit, first: int, num: int, time: float = 5.0) -> None:
     """Store the decisions d<first> and so on, each a second after the one before."""
     for number in range(first, first + num):
-        decision = make.decision(bandit, f"d{number}")._replace(time=time + number)
+        decision = replace(make.decision(bandit, f"d{number}"), time=time + number)
         client.call(store.append_decision, decision)
 
 

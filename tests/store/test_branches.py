@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, LogPosition
 from service.store.address import PostgresUrl
@@ -42,7 +43,7 @@ class Branch(Asking):
     def drawn(self, name: str, position: int, digest: bytes | None) -> DecisionRecord:
         """Return a decision that was drawn at a row."""
         made = make_decision(self.bandit, name)
-        return made._replace(position=LogPosition(position), log_hash=digest)
+        return replace(made, position=LogPosition(position), log_hash=digest)
 
     def hash_at(self, position: int) -> bytes:
         with self.store.reader() as reader:

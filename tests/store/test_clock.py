@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import RewardSpec
@@ -158,7 +159,7 @@ class Scene:
 
     def decide(self, name: str) -> DecisionKey:
         key = self.store.ids.new_key(self.bandit.key)
-        record = make_decision(self.bandit, name)._replace(key=key, time=self.machine.wall)
+        record = replace(make_decision(self.bandit, name), key=key, time=self.machine.wall)
         self.client.call(self.store.append_decision, record)
         return key
 
@@ -261,7 +262,7 @@ def test_an_erasure_concerns_decisions_that_a_crash_left_ahead_of_the_clock(scen
     key = scene.store.ids.new_key(scene.bandit.key)
     assert time_of(key) >= START + 30.0
     call(
-        scene.store.append_decision, make_decision(scene.bandit, "d")._replace(key=key, unit="her")
+        scene.store.append_decision, replace(make_decision(scene.bandit, "d"), key=key, unit="her")
     )
     erasure = call(scene.store.begin_erasure, None, "her", ())
     part = call(scene.store.erase, erasure, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import ActionId, DecisionId, LogPosition
 from bandexa_core.log.catalogue import CatalogueChange
@@ -94,7 +95,7 @@ def test_damaged_picks_are_not_answered(client, store, bandit):
 
 def test_damaged_propensities_are_not_answered(client, store, make, bandit):
     given = Propensities(np.arange(3, dtype=np.int32), np.array([0.5, 0.25, 0.25]))
-    record = make.decision(bandit, "d9")._replace(propensities=given)
+    record = replace(make.decision(bandit, "d9"), propensities=given)
     assert client.call(store.append_decision, record) is None
     for broken in (FLIPPED.format("propensities"), "x'00'", "substr(propensities, 1, 8)"):
         change(client.path, f"UPDATE decisions SET propensities = {broken} WHERE own_id = 'd9'")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.spec import ContextSpec
 from service.store.errors import Conflict, StoreError, Unavailable
@@ -81,7 +82,7 @@ def poll(condition: Callable[[], bool]) -> None:
 def test_an_unexpected_error_fails_only_its_own_operation(client, store, make, caplog):
     bandit = make.bandit(client, store)
     good = make.decision(bandit, "d0")
-    bad = make.decision(bandit, "d1")._replace(snapshot=2**70)  # larger than a column can store
+    bad = replace(make.decision(bandit, "d1"), snapshot=2**70)  # larger than a column can store
     held = Blocker(client, store)
     futures = [
         client.ask(store.append_decision, record)

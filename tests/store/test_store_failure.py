@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import LogPosition
 from bandexa_core.spec import ContextSpec
@@ -107,7 +108,7 @@ def test_a_failed_group_is_refused_as_a_whole(client, store, make, caplog):
 def test_of_several_in_one_append_only_what_cannot_be_written_fails(client, store, make, caplog):
     bandit = make.bandit(client, store)
     records = [make.decision(bandit, f"d{number}") for number in range(5)]
-    records[3] = records[3]._replace(unit=object())  # no text, as it should be
+    records[3] = replace(records[3], unit=object())  # no text, as it should be
     with caplog.at_level(logging.CRITICAL):
         *first, bad, last = client.call(store.append_decisions, records)
     assert [*first, last] == [None] * 4

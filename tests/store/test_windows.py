@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionKey
 from bandexa_core.spec import RewardSpec
@@ -27,7 +28,7 @@ def test_a_window_closes_later_by_the_time_that_the_service_was_closed(tmp_path)
     rules = RewardSpec(reward_window_s=10.0, default_reward=0.5)
     bandit = client.call(creating(store), "b", make_spec(rewards=rules))
     close_windows(client.call, store, now[0])
-    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
+    client.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
     for second in range(1, 4):  # 7 seconds are left
         now[0] = START + second
         assert close_windows(client.call, store, now[0]) == []
@@ -49,7 +50,7 @@ def test_an_outage_postpones_a_window_once_although_ticks_fail(tmp_path):
     rules = RewardSpec(reward_window_s=100.0)
     bandit = client.call(creating(store), "b", make_spec(rewards=rules))
     close_windows(client.call, store, now[0])
-    client.call(store.append_decision, make_decision(bandit, "d0")._replace(time=START))
+    client.call(store.append_decision, replace(make_decision(bandit, "d0"), time=START))
     now[0] += 50.0  # without a tick
     close_windows(client.call, store, now[0])
     with pytest.raises(StoreError):  # larger than a column can hold

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import msgspec
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.schema.namespaces import SLOT, SLOT_FEATURES
@@ -155,7 +156,7 @@ async def rank_slots(engine: Engine, command: SlotsCommand) -> tuple[bytes, list
             tuple(command.actions.ids[each] for each in offered),
             command.actions.features[offered], objects=True,
         )  # fmt: skip
-        select = command.selects[number]._replace(candidates=candidates)
+        select = replace(command.selects[number], candidates=candidates)
         try:
             decision = await engine.selecting.select(select)
         except Conflict:

@@ -7,15 +7,16 @@ is answered once it is stored; a decision that was not stored never happened.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, DecisionId
@@ -126,7 +127,7 @@ class Selecting:
             if _brings_many(command.candidates):
                 with self._batcher.announced(command.decision_id):
                     offered = await self._encoded(bandit, command.candidates)
-                command = command._replace(candidates=offered)
+                command = replace(command, candidates=offered)
             if bandit.model.slow_encoder is not None:
                 with self._batcher.announced(command.decision_id):
                     ready = await self._ready(bandit, context, command.candidates, patient=patient)
@@ -353,7 +354,7 @@ class Selecting:
         features = bandit.features(candidates.features, len(candidates.ids), "candidates")
         loop = asyncio.get_running_loop()
         done = await loop.run_in_executor(self._actions, EncodedActions.of, policy, features)
-        return replace(candidates, encoded=done)
+        return dataclasses.replace(candidates, encoded=done)
 
     def num_candidates(self, command: SelectCommand) -> int:
         """Return how many candidates a select has, at most.

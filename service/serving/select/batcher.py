@@ -13,7 +13,8 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import msgspec
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId
@@ -58,7 +59,7 @@ class _Batch:
             self.all.set_result(None)
 
 
-class _Waiting(NamedTuple):
+class _Waiting(msgspec.Struct, frozen=True):
     """A select that waits to be drawn, and who waits for it: a caller, or a batch."""
 
     pending: Pending

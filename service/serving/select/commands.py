@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -145,7 +146,7 @@ class Offer:
         return found if is_there else None
 
 
-class SelectCommand(NamedTuple):
+class SelectCommand(msgspec.Struct, frozen=True, gc=False):
     """A decoded select.
 
     Attributes:
@@ -172,7 +173,7 @@ class SelectCommand(NamedTuple):
     served: ActionId | None = None
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The answer of a select; `propensities` are of all candidates, where it asked for them.
 
     `candidates`: those that were offered, less than the request lists where some are outside their

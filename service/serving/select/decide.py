@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ MAX_PROPENSITIES = 10_000  # of all candidates: some ten milliseconds, and a meg
 CHOSEN_WORK = 20  # candidates, which take as long as a chosen action
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, frozen=True):
     """A select that is ready to be drawn.
 
     Attributes:
@@ -67,7 +68,7 @@ class Pending(NamedTuple):
         return num + CHOSEN_WORK * command.num
 
 
-class Drawn(NamedTuple):
+class Drawn(msgspec.Struct, frozen=True):
     """A decision that was drawn and is not stored yet.
 
     Attributes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from bandexa_core.log.configurations import Configurations
 from bandexa_core.log.rows import LearnRow
 from service.store.memory.contents import Contents, HeldDecision, is_new_unit
@@ -62,12 +64,13 @@ class MemoryCountingReader(View):
                     origin=row.origin,
                 )  # fmt: skip
                 if isinstance(row, LearnRow):
-                    value = value._replace(metrics=row.metrics, metrics_before=row.metrics_before)
+                    value = replace(value, metrics=row.metrics, metrics_before=row.metrics_before)
                 else:
-                    value = value._replace(metrics_before=row.metrics)
+                    value = replace(value, metrics_before=row.metrics)
                 if held is not None:
                     made = held.record
-                    value = value._replace(
+                    value = replace(
+                        value,
                         decided=made.time, imported=made.imported is not None,
                         made_at=made.position, arm=made.arm,
                         action=made.chosen[each.item].id, is_first=_is_first(contents, held),

@@ -6,12 +6,13 @@ one that raises has changed nothing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.ids import BanditUid, DecisionId, DecisionKey
@@ -104,7 +105,7 @@ class Decisions:
         """Store a propensity where there is none yet."""
         held = self._contents.decision(key)
         if held is not None and held.record.propensity is None:
-            held.record = held.record._replace(propensity=propensity)
+            held.record = replace(held.record, propensity=propensity)
 
     # -- looking up ---------------------------------------------------------------------------
 
@@ -166,16 +167,17 @@ class Decisions:
         for item, _, after, _ in change.amended:
             status = "void" if after is None else "replaced"
             held.rewards = [
-                replace(each, status=status)
+                dataclasses.replace(each, status=status)
                 if each.item == item and each.status in COUNTED
                 else each
                 for each in held.rewards
             ]
         if change.reward is not None:
             assert step.reported is not None, "a step that stores a reward has one"
-            item, reward, reward_id, _ = step.reported
+            reported = step.reported
+            reward = positive_zero(reported.reward)
             held.rewards.append(
-                ReportedReward(item, step.time, positive_zero(reward), reward_id, change.reward)
+                ReportedReward(reported.item, step.time, reward, reported.reward_id, change.reward)
             )
             if not step.imported:
                 self._note_delay(held, change.reward)
@@ -237,7 +239,7 @@ class Decisions:
         value: contract.Learned,
     ) -> Logged:
         """Log the value of a chosen action."""
-        item, before, after, metrics, metrics_before = value
+        item, before, after, metrics = value.item, value.before, value.after, value.metrics
         record, position = held.record, bandit.log.next()
         spec = self._contents.live[record.bandit].spec
         origin, bounds = held.learned[item].origin, held.learned[item].bounds
@@ -252,7 +254,7 @@ class Decisions:
         row = LearnRow(
             position, time, name, origin, before, after, context_row(spec.context, record.context),
             action_row(spec.actions, picked.features), picked.slot, *bounds,
-            metrics, metrics_before,
+            metrics, value.metrics_before,
         )  # fmt: skip
         bandit.log.learned(LearnedRow(row, record.key, item))
         if origin in bandit.sample:
@@ -263,11 +265,11 @@ class Decisions:
 
 def _owned(record: DecisionRecord) -> DecisionRecord:
     """Return a decision with arrays of its own: the caller may write to the ones it gave."""
-    chosen = tuple(picked._replace(features=_copy(picked.features)) for picked in record.chosen)
+    chosen = tuple(replace(picked, features=_copy(picked.features)) for picked in record.chosen)
     features = None
     if record.candidates is not None and record.features is not None:
         features = _copy(record.features)
-    return record._replace(context=_copy(record.context), chosen=chosen, features=features)
+    return replace(record, context=_copy(record.context), chosen=chosen, features=features)
 
 
 def _copy(array: NDArray[S]) -> NDArray[S]:

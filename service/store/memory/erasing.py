@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import numpy as np
+from msgspec.structs import replace
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, DecisionId, LogPosition
 from service.store.identity import bandit_of, key_at, pack_own_id, place_of
@@ -78,12 +79,14 @@ class Erasing:
     def _blank(self, bandit: HeldBandit, held: HeldDecision) -> list[LogPosition]:
         """Blank a decision; returns the positions of the first and latest rows that it taught."""
         record = held.record
-        held.record = record._replace(
+        held.record = replace(
+            record,
             decision_id=self._contents.ids.text(record.key), body_hash=None, context=_EMPTY,
             candidates=None, features=None, unit=None, retrieval=None,
             propensities=None, imported=None if record.imported is None else "", served=None,
             chosen=tuple(
-                picked._replace(
+                replace(
+                    picked,
                     id=_ERASED_ACTION if picked.slot == INLINE_SLOT else picked.id, features=_EMPTY
                 )
                 for picked in record.chosen
@@ -91,7 +94,7 @@ class Erasing:
         )  # fmt: skip
         self._contents.forget_own_id(held)
         self._contents.windows.forget([record.key])
-        held.rewards = [replace(reward, reward_id=None) for reward in held.rewards]
+        held.rewards = [dataclasses.replace(reward, reward_id=None) for reward in held.rewards]
         bandit.log.erase(record.key, held.record.decision_id)
         void = {each.row.origin for each in bandit.log.voids() if each.key == record.key}
         known = {learned.origin for learned in held.learned if learned.origin}

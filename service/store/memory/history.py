@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from itertools import islice
 
+from msgspec.structs import replace
+
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.contract import metrics_of
 from bandexa_core.log.rows import Metrics
@@ -52,7 +54,7 @@ class MemoryHistory(View):
             if closes is None and held.record.key in windows.closes:
                 closes = windows.closes[held.record.key] + windows.offset
             return StoredDecision(
-                held.record._replace(decision_id=decision_id), closes, held.closed_at,
+                replace(held.record, decision_id=decision_id), closes, held.closed_at,
                 held.activated_at, tuple(held.rewards[:MAX_REWARDS]),
                 _learned(contents.of(bandit.key), held), tuple(held.amendments),
                 tuple(item for item, state in enumerate(held.state.items) if state.void),
@@ -157,7 +159,7 @@ def _logged(
     items = list(enumerate(held.state.items))
     values = [moved.get((key, n), (each.value, metrics_of(each, rules))) for n, each in items]
     void = tuple(item for item, each in items if each.void)
-    record = held.record._replace(decision_id=name)
+    record = replace(held.record, decision_id=name)
     return LoggedDecision(
         record, rewards[:MAX_REWARDS],
         tuple(None if n in void else value for n, (value, _) in enumerate(values)), void, closed,

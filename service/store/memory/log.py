@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import MEMORY
 from bandexa_core.log.configurations import Configurations
@@ -155,7 +157,7 @@ class HeldLog:
             if not isinstance(held, LearnedRow) or held.key != key:
                 return held
             nothing = held.row.action[:0]
-            row = held.row._replace(decision_id=name, context=nothing, action=nothing)
+            row = replace(held.row, decision_id=name, context=nothing, action=nothing)
             return held._replace(row=row)
 
         self.groups = [group._replace(rows=tuple(map(blank, group.rows))) for group in self.groups]

@@ -21,6 +21,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from msgspec.structs import replace
+
 from bandexa_core.errors import BandexaError
 from service.observe.counters import WriterTimes
 from service.store.address import PostgresUrl
@@ -160,7 +162,7 @@ class PostgresWriter:
         """Run what an operation consists of, each by itself."""
         found: list[Any] = []
         for each in queued.item:
-            ((_, result, error),) = self.commit([queued._replace(item=[each])])
+            ((_, result, error),) = self.commit([replace(queued, item=[each])])
             found += result if error is None else [error]
         return queued.done, found, None
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.errors import BandexaError
@@ -104,7 +105,7 @@ class SentStep(NamedTuple):
         """Return what is sent of a step."""
         reported = step.reported
         if reported is not None and reported.repeats:
-            reported = reported._replace(repeats=())  # the contract alone reads them
+            reported = replace(reported, repeats=())  # the contract alone reads them
         return cls(SentDecision.of(step.decision), step.change, step.time, reported)
 
     def received(self, bandit: BanditRecord) -> Step:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import msgpack
+import msgspec
 import numpy as np
 
 from bandexa_core.ids import INLINE_SLOT, ActionId, ActionSlot, LogPosition
@@ -70,7 +71,7 @@ def unpack_propensities(decision_id: str, blob: bytes | None) -> Propensities | 
     return Propensities(indexes, np.frombuffer(packed[4 * num :], np.float64))
 
 
-class ChosenItem(NamedTuple):
+class ChosenItem(msgspec.Struct, frozen=True, gc=False):
     """A chosen action as it is stored; see `ChosenAction`, and `packed_action` for features."""
 
     id: ActionId
@@ -115,7 +116,7 @@ def chosen_score(decision_id: str, blob: bytes, place: int) -> tuple[ActionId, f
         IndexError: There are not so many.
     """
     item = _unpacked_chosen(decision_id, blob, None)[place]
-    if len(item) < len(ChosenItem._fields) - 1:
+    if len(item) < len(ChosenItem.__struct_fields__) - 1:
         raise _damaged(decision_id)
     return item[0], item[4]
 
@@ -219,7 +220,7 @@ def legacy_hash(previous: bytes, row: Sequence[Any]) -> bytes:
     return blake2b(previous + pack(row), digest_size=HASH_BYTES).digest()
 
 
-class StoredItem(NamedTuple):
+class StoredItem(msgspec.Struct, frozen=True, gc=False):
     """One chosen action in the ledger.
 
     Attributes:
@@ -266,11 +267,15 @@ def pack_items(items: Sequence[StoredItem]) -> bytes:
     void item has a number of rewards below 0.
     """
     packed = []
-    for (num, partials, value, void, metrics), origin, latest, low, high in items:
+    for item in items:
+        state, low, high = item.state, item.low, item.high
+        num, value, partials = state.num, state.value, state.partials
         rest = () if num and partials == (value,) else partials
         bounds = () if low is None and high is None else ((low, high),)
-        table = ({each.name: (each.num, *each.partials) for each in metrics},) if metrics else ()
-        packed.append((_VOID if void else num, value, origin, latest, *rest, *bounds, *table))
+        metrics = {each.name: (each.num, *each.partials) for each in state.metrics}
+        table = (metrics,) if metrics else ()
+        num = _VOID if state.void else num
+        packed.append((num, value, item.origin, item.latest, *rest, *bounds, *table))
     return pack(packed)
 
 

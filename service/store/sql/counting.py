@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Self
 
+from msgspec.structs import replace
+
 from bandexa_core.log.configurations import Configurations
 from service.store.errors import StoreDamaged
 from service.store.hashing import KIND_CONFIG, unpack_log_metrics
@@ -90,7 +92,8 @@ class SqlCountingReader:
         if state is None or not state.jumps:
             return values
         return [
-            value._replace(
+            replace(
+                value,
                 time=state.wall_of(value.time),
                 first_learned=(
                     None if value.first_learned is None else state.wall_of(value.first_learned)

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from bandexa_core.errors import BandexaError
 from bandexa_core.ids import DecisionId, DecisionKey
@@ -73,7 +76,7 @@ _INSERTS = {
 }
 
 
-class _Stored(NamedTuple):
+class _Stored(msgspec.Struct, frozen=True, gc=False):
     """A ledger row; `version` 0: there is none. And what its decision learns from."""
 
     version: int
@@ -343,29 +346,31 @@ class Ledger:
         key, spec = decision.bandit.key, decision.bandit.spec
         context = learned_context(spec.context, found.context)
         items, rows, now = list(before), [], self._clock()
-        for index, value_before, after, metrics, metrics_before in learned:
+        for new in learned:
+            index, after = new.item, new.after
             position = self._log.next(key)
-            if value_before is None:
+            if new.before is None:
                 origin = position
                 low, high = UNBOUNDED  # of metrics, whose values come in parts
-                if metrics is None:
+                if new.metrics is None:
                     low, high = self._bounds.take(key, known.bounding(found.position), after)
             else:
-                _, origin, _, low, high = items[index]
+                old = items[index]
+                origin, low, high = old.origin, old.low, old.high
             items[index] = StoredItem(states[index], origin, position, low, high)
             action = learned_action(spec.actions, chosen[index].features)
             row = LearnRow(
-                position, now, decision.id, origin, value_before, after, context, action,
-                chosen[index].slot, low, high, metrics, metrics_before,
+                position, now, decision.id, origin, new.before, after, context, action,
+                chosen[index].slot, low, high, new.metrics, new.metrics_before,
             )  # fmt: skip
             self._log.learned(key, decision.key, index, row)
             value = clip(after, low, high)
-            if value_before is not None:  # it may be in the sample of rows that left the log
+            if new.before is not None:  # it may be in the sample of rows that left the log
                 self._db.execute(
                     "UPDATE evicted SET value = ?, metrics = ? WHERE bandit = ? AND origin = ?",
-                    (value, pack_metrics(metrics), key, origin),
+                    (value, pack_metrics(new.metrics), key, origin),
                 )
-            rows.append(Logged(position, now, decision.id, value_before, after, value))
+            rows.append(Logged(position, now, decision.id, new.before, after, value))
         return tuple(rows), _in_states(items, states)
 
     def _amend(
@@ -434,7 +439,7 @@ def _in_states(items: Sequence[StoredItem], states: Sequence[ItemState]) -> tupl
     """Return items in these states; what else is stored of them stays."""
     return tuple(
         [
-            item if item.state is state else StoredItem(state, *item[1:])
+            item if item.state is state else replace(item, state=state)
             for item, state in zip(items, states, strict=True)
         ]
     )

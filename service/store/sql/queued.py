@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from bandexa_core.errors import BandexaError
 from service.store.protocol import Done
@@ -13,7 +15,7 @@ log = logging.getLogger(__name__)
 Answer = tuple[Done[Any], Any, Exception | None]
 
 
-class Queued(NamedTuple):
+class Queued(msgspec.Struct, frozen=True):
     """An operation that waits for the writer.
 
     Attributes:

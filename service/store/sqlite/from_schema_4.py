@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from msgspec.structs import replace
+
 from bandexa_core.ids import LogPosition
 from bandexa_core.log import contract
 from bandexa_core.spec import BanditSpec, RewardSpec
@@ -104,7 +106,7 @@ def _ledger(db: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
                 items[item] = _counted(items[item], reward, rules[bandit])
         for item, origin, value, latest in outcomes:
             if item < len(items):
-                state = items[item].state._replace(value=value)
+                state = replace(items[item].state, value=value)
                 items[item] = StoredItem(state, LogPosition(origin), LogPosition(latest))
         version = len(rewards) + (activated is not None) + (closed is not None)
         yield key, version, len(rewards), activated, closed, pack_items(items)
@@ -140,4 +142,4 @@ def _num_items(name: str, chosen: bytes, reported: Iterable[int]) -> int:
 
 
 def _counted(item: StoredItem, reward: float, rules: RewardSpec) -> StoredItem:
-    return item._replace(state=contract.counted(item.state, reward, rules))
+    return replace(item, state=contract.counted(item.state, reward, rules))

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.observe.counters import WriterTimes
 from service.store.errors import StoreError, Unavailable
 from service.store.protocol import Durability
@@ -229,7 +231,7 @@ class GroupWriter:
         """Run what an operation consists of, each by itself."""
         found: list[Any] = []
         for each in queued.item:
-            ((_, result, error),) = self.commit([queued._replace(item=[each])])
+            ((_, result, error),) = self.commit([replace(queued, item=[each])])
             found += result if error is None else [error]
         return queued.done, found, None
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.evaluation import LiftSequence, MeanSequence
 from bandexa_core.ids import ActionId, LogPosition
@@ -147,7 +148,7 @@ def test_corrected_and_void_values_are_taken_out(bounds: Any) -> None:
     """Mean and lift are those of the values as they are; the interval is about that."""
     spec = dataclasses.replace(SPEC, reward_range=bounds)
     rows = world(2, 0.1, 2000)
-    wrong = [each._replace(after=1.0 - (each.after or 0.0)) if each.position % 50 == 0 else each
+    wrong = [replace(each, after=1.0 - (each.after or 0.0)) if each.position % 50 == 0 else each
              for each in rows]  # fmt: skip
     fixes = [
         row(3000 + each.position, each.arm, each.after, before=1.0 - (each.after or 0.0))

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.log.catalogue import Catalogue
@@ -34,6 +36,8 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         names = [f.name for f in dataclasses.fields(value)]
         return type(value).__name__, *(plain(getattr(value, name)) for name in names)
+    if isinstance(value, msgspec.Struct):
+        return type(value).__name__, *plain(msgspec.structs.astuple(value))
     if isinstance(value, dict):
         return tuple(sorted((plain(key), plain(item)) for key, item in value.items()))
     if isinstance(value, list | tuple):
@@ -189,7 +193,7 @@ class Readers:
             ],
             "rounds": [plain(history.rounds(bandit, now - ago, 3)) for ago in (0.0, 5.0, MOST)],
             # How much a decision was to read is the store's own affair.
-            "counted decisions": plain([row._replace(num_bytes=0) for row in counted + later]),
+            "counted decisions": plain([replace(row, num_bytes=0) for row in counted + later]),
             "counted values": plain(
                 [
                     counting.learned(bandit.key, after, MOST, 7, shadows=after == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey, LogPosition
 from bandexa_core.log.bounds import RewardBounds
@@ -138,7 +139,7 @@ def test_bandits_that_do_not_clip_have_no_bounds(client, store, make, changes):
     bandit = make.bandit(client, store, **changes)
     decide(client, store, make, bandit, 0, 30)
     for number in range(30):
-        sent = make.report(f"d{number}", VALUES[number])._replace(reward_id="r")
+        sent = replace(make.report(f"d{number}", VALUES[number]), reward_id="r")
         client.call(rewards(store), sent)
     assert set(bounds_of(rows_of(store, bandit))) == {(None, None)}
 

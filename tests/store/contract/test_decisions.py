@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import ContextSpec
@@ -40,7 +41,7 @@ def test_the_propensities_of_all_candidates_are_stored_with_a_decision(client, s
     bandit = make.bandit(client, store)
     for num in (1, 2, 3):
         given = Propensities(np.arange(num, dtype=np.int32) * 7, np.full(num, 1.0 / num))
-        record = make.decision(bandit, f"d{num}")._replace(propensities=given)
+        record = replace(make.decision(bandit, f"d{num}"), propensities=given)
         assert client.call(store.append_decision, record) is None
         with store.reader() as reader, store.history() as history:
             answer = reader.answer(DecisionId(f"d{num}"))
@@ -55,7 +56,7 @@ def test_the_propensities_of_all_candidates_are_stored_with_a_decision(client, s
 @pytest.mark.parametrize("served", [None, "a3"])
 def test_the_arm_is_stored_with_a_decision(client, store, make, served):
     bandit = make.bandit(client, store)
-    record = make.decision(bandit, "d0")._replace(arm="control", unit="u", served=served)
+    record = replace(make.decision(bandit, "d0"), arm="control", unit="u", served=served)
     assert client.call(store.append_decision, record) is None
     with store.reader() as reader, store.history() as history:
         answer = reader.answer(DecisionId("d0"))
@@ -77,8 +78,8 @@ def test_what_shadows_would_have_served_is_stored_with_a_decision(
 ):
     bandit = make.bandit(client, store)
     given = {"dark": "a2", "flat": "a0"}
-    record = make.decision(bandit, "d0")._replace(
-        arm="control", served=served, candidates=listed, shadows=given
+    record = replace(
+        make.decision(bandit, "d0"), arm="control", served=served, candidates=listed, shadows=given
     )
     assert client.call(store.append_decision, record) is None
     assert client.call(store.append_decision, make.decision(bandit, "d1")) is None
@@ -101,7 +102,7 @@ def test_the_first_decision_of_a_unit_is_known_where_that_is_asked_for(client, s
     bandit = make.bandit(client, store)
     units = ["ann", None, "ann", "bob", None, "bob"]
     for number, unit in enumerate(units):
-        record = make.decision(bandit, f"d{number}")._replace(unit=unit)
+        record = replace(make.decision(bandit, f"d{number}"), unit=unit)
         assert client.call(store.append_decision, record) is None
         client.call(rewards(store), make.report(f"d{number}", 0.5))
     with store.counting() as counting:
@@ -205,7 +206,7 @@ def test_an_id_that_the_store_made_is_found_and_unique(client, store, make):
     bandit = make.bandit(client, store)
     key = store.ids.new_key(bandit.key)
     name = store.ids.text(key)
-    record = make.decision(bandit, name)._replace(key=key)
+    record = replace(make.decision(bandit, name), key=key)
     assert client.call(store.append_decision, record) is None
     assert isinstance(client.call(store.append_decision, record), StoredAnswer)
     assert client.call(store.find_decision, name).decision.key == key
@@ -220,7 +221,8 @@ def test_an_id_that_the_store_made_is_found_and_unique(client, store, make):
 def test_a_decision_is_read_back_bit_for_bit(client, store, make, dtype):
     context = ContextSpec(shape=(2, 3), dtype=dtype)
     bandit = make.bandit(client, store, context=context)
-    record = make.decision(bandit, "d0", actions=("a1", "a0"), body_hash=b"hash")._replace(
+    record = replace(
+        make.decision(bandit, "d0", actions=("a1", "a0"), body_hash=b"hash"),
         candidates=("a0", "a1", "a2"), features=np.arange(6, dtype=np.float32).reshape(3, 2),
         propensity=0.25, explored=True, std=0.125, activated=False,
     )  # fmt: skip
@@ -238,7 +240,7 @@ def test_a_decision_is_read_back_bit_for_bit(client, store, make, dtype):
 def test_what_is_stored_does_not_change_with_the_callers_arrays(client, store, make):
     bandit = make.bandit(client, store)
     record = make.decision(bandit, "d0")
-    record = record._replace(candidates=("a0",), features=np.ones((1, 2), np.float32))
+    record = replace(record, candidates=("a0",), features=np.ones((1, 2), np.float32))
     before = plain(record)
     client.call(store.append_decision, record)
     for array in (record.context, record.features, record.chosen[0].features):
@@ -250,7 +252,7 @@ def test_what_is_stored_does_not_change_with_the_callers_arrays(client, store, m
 @pytest.mark.parametrize("given", [None, 0.5])
 def test_a_propensity_is_filled_in_only_where_there_is_none(client, store, make, given):
     bandit = make.bandit(client, store)
-    record = make.decision(bandit, "d0")._replace(propensity=given)
+    record = replace(make.decision(bandit, "d0"), propensity=given)
     client.ask(store.append_decision, record)
     for value in (0.25, 0.75):
         client.ask(store.append_propensity, record.key, value)
@@ -265,7 +267,7 @@ def test_times_of_decisions_are_those_of_all_bandits_oldest_first(client, store,
     gone = make.bandit(client, store, "gone")
     for number, bandit in enumerate((one, gone, two, one, two, one)):
         key = key_at(bandit.key, float(number))
-        record = make.decision(bandit, f"d{number}")._replace(key=key, time=9e9)  # a wrong clock
+        record = replace(make.decision(bandit, f"d{number}"), key=key, time=9e9)  # a wrong clock
         client.call(store.append_decision, record)
     client.call(store.delete_bandit, gone)
     with store.reader() as reader:

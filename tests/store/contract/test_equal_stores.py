@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from bandexa_core.ids import (
     ActionId,
@@ -268,7 +269,8 @@ class BothStores(RuleBasedStateMachine):
             record = make_decision(bandit, f"d{len(self.made)}", actions=ACTIONS[:chosen])
             names = tuple(ActionId(name) for name in ACTIONS)
             features = make_features(bandit.spec, 4, np.random.default_rng(len(self.made)))
-            record = record._replace(
+            record = replace(
+                record,
                 decision_id=self.ids.text(record.key) if server_made else record.decision_id,
                 time=self.clock.now,
                 body_hash=None if server_made else bytes([num] * 16),
@@ -297,7 +299,7 @@ class BothStores(RuleBasedStateMachine):
         again = make_decision(self.live[0] if self.live else self.bandits[0], "x", salt=pick)
         if record.decision_id in self.known:
             key = record.key if is_server_form(record.decision_id) else again.key
-            self.ask("append_decision", again._replace(decision_id=record.decision_id, key=key))
+            self.ask("append_decision", replace(again, decision_id=record.decision_id, key=key))
 
     @precondition(lambda self: self.made)
     @rule(pick=PICK, reward_id=REWARD_IDS, value=VALUES)
@@ -314,7 +316,7 @@ class BothStores(RuleBasedStateMachine):
     def step(self, decision: Reportable, change: contract.Change, **more: Any) -> None:
         self.outdated = [*self.outdated[-5:], decision]
         self.ask("append_step", Step(decision, change, self.clock.now, **more))
-        self.known[decision.id] = decision._replace(state=change.state)
+        self.known[decision.id] = replace(decision, state=change.state)
 
     def reward(self, decision: Reportable, item: int, value: float, reward_id: str | None) -> None:
         rules = decision.bandit.spec.rewards

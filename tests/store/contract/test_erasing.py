@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, LogPosition
 from bandexa_core.log.rows import ErasedRow
@@ -28,7 +29,7 @@ def fill(client, store, make, bandit) -> None:
     for number in range(NUM):
         decision = make.decision(bandit, f"d{number}", body_hash=b"0123456789abcdef")
         unit = "her" if number in HERS else "other"
-        client.call(store.append_decision, decision._replace(unit=unit))
+        client.call(store.append_decision, replace(decision, unit=unit))
     for number in range(NUM):
         client.ask(rewards(store), make.report(f"d{number}", float(number)))
     client.commit()
@@ -74,7 +75,7 @@ def test_rows_of_an_erased_unit_teach_nothing_and_the_hashes_stay(client, store,
 def test_what_is_reported_later_is_refused(client, store, make, bandit):
     server_made = store.ids.text(store.ids.new_key(bandit.key))
     key = store.ids.key(server_made)
-    decision = make.decision(bandit, server_made)._replace(key=key, unit="her")
+    decision = replace(make.decision(bandit, server_made), key=key, unit="her")
     client.call(store.append_decision, decision)
     step = client.call(store.find_decision, server_made)
     erase(client, store, ids=[server_made])
@@ -164,7 +165,7 @@ def test_samples_of_a_unit_are_erased_in_one_bandit_behind_many_of_another(clien
     ]
     for bandit in both:
         for number in range(60):  # more than one part erases
-            decision = make.decision(bandit, f"{bandit.name}-{number}")._replace(unit="her")
+            decision = replace(make.decision(bandit, f"{bandit.name}-{number}"), unit="her")
             client.call(store.append_decision, decision)
         for number in range(60):
             client.ask(rewards(store), make.report(f"{bandit.name}-{number}", 1.0))

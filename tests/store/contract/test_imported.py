@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.log import contract
@@ -28,7 +29,7 @@ def bandit(client, store, make):
 
 def add(client, store, make, bandit, name: str, actions=("a0",)):
     """Store an imported decision."""
-    record = make.decision(bandit, name, actions=actions)._replace(imported=f"their {name}")
+    record = replace(make.decision(bandit, name, actions=actions), imported=f"their {name}")
     assert client.call(store.append_decision, record) is None
     return record
 
@@ -82,7 +83,7 @@ def test_counts_say_what_was_imported(client, store, make, bandit):
 def test_old_decisions_are_found_by_their_own_time(client, store, make, bandit):
     """They are stored later than they were made: `until` must not pass them over."""
     key = key_at(bandit.key, client.clock.now)
-    record = make.decision(bandit, "d0")._replace(key=key, imported="theirs")
+    record = replace(make.decision(bandit, "d0"), key=key, imported="theirs")
     assert client.call(store.append_decision, record) is None
     teach(client, store, "d0", 0.5)
     with store.history() as history:

@@ -8,6 +8,7 @@ import itertools
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import LogPosition, SnapshotVersion
 from bandexa_core.log.forgetting import Forgetting
@@ -182,7 +183,7 @@ def test_a_decision_keeps_the_reward_rules_of_its_position(client, store, make):
     before = make.decision(bandit, "before")
     client.call(store.append_decision, before)
     row = client.call(store.append_config, bandit, summed)
-    after = make.decision(bandit, "after")._replace(position=row.position)
+    after = replace(make.decision(bandit, "after"), position=row.position)
     client.call(store.append_decision, after)
     found = [client.call(store.find_decision, name).decision for name in ("before", "after")]
     assert [each.rules.aggregate for each in found] == ["first", "sum"]

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionKey
 from service.store.errors import StoreDamaged
@@ -36,10 +37,10 @@ def pages(
 def test_later_values_rewards_and_decisions_do_not_show(client, store, make):
     bandit = make.bandit(client, store)
     decide(client, store, make, bandit, 0, 5)
-    client.call(rewards(store), make.report("d1", 0.25)._replace(time=9.0))
+    client.call(rewards(store), replace(make.report("d1", 0.25), time=9.0))
     with store.history() as history:
         moment = history.moment(bandit)._replace(time=10.0)
-        client.call(rewards(store), make.report("d3", 1.0)._replace(time=11.0))
+        client.call(rewards(store), replace(make.report("d3", 1.0), time=11.0))
         decide(client, store, make, bandit, 5, 1)
         found = pages(history, bandit, moment)
         assert [each.record.decision_id for each in found] == [f"d{n}" for n in range(5)]
@@ -79,7 +80,7 @@ def test_the_first_decision_of_each_unit_is_known_in_every_page(client, store, m
     units = ("ann", "bob", None, "ann", None, "bob", "eve")
 
     def decide_of(made_by, name: str, unit: str | None) -> None:
-        decision = make.decision(made_by, name)._replace(unit=unit)
+        decision = replace(make.decision(made_by, name), unit=unit)
         client.call(store.append_decision, decision)
 
     for number, unit in enumerate(units):

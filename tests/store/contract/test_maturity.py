@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log.delays import LEAST
@@ -18,12 +19,12 @@ AUTO = RewardSpec(reward_window_s=100.0, default_reward=0.0, maturity="auto")
 
 
 def decide(client, store, make, bandit, name: str, **changes: Any) -> None:
-    record = make.decision(bandit, name)._replace(time=client.clock.now, **changes)
+    record = replace(make.decision(bandit, name), time=client.clock.now, **changes)
     assert client.call(store.append_decision, record) is None
 
 
 def reward(client, store, make, name: str, value: float = 1.0) -> str:
-    report = make.report(name, value)._replace(time=client.clock.now)
+    report = replace(make.report(name, value), time=client.clock.now)
     return str(client.call(rewards(store), report).status)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from bandexa_core.ids import ActionId, LogPosition
@@ -69,7 +70,7 @@ def test_a_decision_comes_back_without_padding(client, store, make, bandit):
     record = make.decision(bandit, "own", actions=("a0", "a1"))
     features = features_of(bandit, 2)
     ids = (ActionId("a0"), ActionId("a1"))
-    client.call(store.append_decision, record._replace(candidates=ids, features=features))
+    client.call(store.append_decision, replace(record, candidates=ids, features=features))
     with store.history() as history:
         found = history.decision(bandit, record.decision_id).record
     assert found.context.tobytes() == record.context.tobytes()
@@ -102,16 +103,16 @@ def test_an_object_longer_than_those_of_the_creation_is_read_whole(client, store
     )
     client.call(store.append_change, bandit, change_of(bandit, 2))
     sides = {
-        "context": replace(bandit.spec.context, max_bytes=450),
-        "actions": replace(bandit.spec.actions, max_bytes=500),
+        "context": dataclasses.replace(bandit.spec.context, max_bytes=450),
+        "actions": dataclasses.replace(bandit.spec.actions, max_bytes=500),
     }
-    client.call(store.append_config, bandit, replace(bandit.spec, **sides))
+    client.call(store.append_config, bandit, dataclasses.replace(bandit.spec, **sides))
     client.call(store.append_change, bandit, change)
     learn(client, store, make, bandit, 0, 3)
     decision = make.decision(bandit, "long")
-    chosen = (decision.chosen[0]._replace(features=context), *decision.chosen[1:])
+    chosen = (replace(decision.chosen[0], features=context), *decision.chosen[1:])
     inline = {"candidates": (ActionId("a0"),), "features": np.stack([padded(longer, 500)])}
-    decision = decision._replace(context=context, chosen=chosen, **inline)
+    decision = replace(decision, context=context, chosen=chosen, **inline)
     client.call(store.append_decision, decision)
     client.call(rewards(store), make.report("long", 0.5))
     with store.reader() as reader:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId, DecisionKey
 from bandexa_core.spec import RewardSpec
@@ -128,7 +129,7 @@ class Contract(RuleBasedStateMachine):
     @rule(active=st.booleans())
     def decide(self, active: bool) -> None:
         name = f"d{len(self.known)}"
-        record = make_decision(self.bandit, name)._replace(time=self.now, activated=active)
+        record = replace(make_decision(self.bandit, name), time=self.now, activated=active)
         assert self.call(self.store.append_decision, record) is None
         self.known[name] = Known(self.now, active)
 
@@ -137,7 +138,7 @@ class Contract(RuleBasedStateMachine):
     def reward(self, pick: int, value: float, reward_id: str | None) -> None:
         name = f"d{pick % len(self.known)}"
         known = self.known[name]
-        report = make_report(name, value)._replace(reward_id=reward_id, time=self.now)
+        report = replace(make_report(name, value), reward_id=reward_id, time=self.now)
         if reward_id is None and self.aggregate in ("sum", "mean"):
             with pytest.raises(InvalidRequest, match="reward_id"):
                 self.call(rewards(self.store), report)

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log import contract
@@ -13,7 +14,7 @@ from bandexa_core.log.contract import DecisionState, Reported
 from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import ContextSpec, RewardSpec
 from service.store.errors import InvalidRequest, UnknownDecision
-from service.store.protocol import Step
+from service.store.protocol import Logged, Step
 from tests.store.contract.readable import Readers
 from tests.store.logs import learn_rows
 from tests.store.reporting import first_step, reportable, rewards
@@ -62,12 +63,12 @@ def test_rewards_that_can_be_repeated_are_found(client, store, make):
     bandit = make.bandit(client, store, rewards=rules)
     client.call(store.due_windows)
     record = make.decision(bandit, "d0", actions=("a0", "a1"))
-    record = record._replace(time=client.clock.now)
+    record = replace(record, time=client.clock.now)
     client.call(store.append_decision, record)
 
     def send(value: float, reward_id: str | None, action: str = "a0") -> str:
         report = make.report("d0", value, action)
-        report = report._replace(reward_id=reward_id)
+        report = replace(report, reward_id=reward_id)
         return str(client.call(rewards(store), report).status)
 
     sent = [send(0.5, "r0"), send(0.25, "r0"), send(0.75, None), send(1.0, "r0", "a1")]
@@ -112,7 +113,7 @@ def test_a_step_is_stored_with_its_reward_its_value_and_its_log_row(client, stor
     client.call(store.append_decision, record)
     (step,) = chain(bandit, record, [0.5])
     answered = client.call(store.append_step, step)
-    assert answered == ((1, client.clock.now, "d0", None, 0.5, 0.5),)
+    assert answered == (Logged(1, client.clock.now, "d0", None, 0.5, 0.5),)
     (row,) = logged(store, bandit)
     assert (row.position, row.time, row.decision_id, row.origin) == (1, client.clock.now, "d0", 1)
     assert (row.before, row.after, row.slot, row.low, row.high) == (None, 0.5, 0, None, None)
@@ -138,7 +139,7 @@ def test_a_step_from_an_outdated_state_stores_nothing(client, store, make):
     with Readers(store) as readers:
         before = readers.everything([bandit], [record.decision_id], 9.0)
         assert client.call(store.append_step, first) is None
-        other = first._replace(time=99.0, closes=5.0)
+        other = replace(first, time=99.0, closes=5.0)
         assert client.call(store.append_step, other) is None
         assert readers.everything([bandit], [record.decision_id], 9.0) == before
     assert [row.after for row in client.call(store.append_step, second)] == [0.75]
@@ -247,7 +248,7 @@ def test_rewards_that_arrive_together_are_stepped_again_until_all_are_stored(cli
     bandit = make.bandit(client, store, rewards=RewardSpec(aggregate="sum"))
     client.call(store.append_decision, make.decision(bandit, "d0"))
     for number in range(10):
-        report = make.report("d0", 1.0)._replace(reward_id=f"r{number}")
+        report = replace(make.report("d0", 1.0), reward_id=f"r{number}")
         client.ask(rewards(store), report)
     statuses = [future.result(0).status for future in client.commit()]
     assert sorted(statuses) == ["aggregated"] * 9 + ["applied"]
@@ -290,7 +291,7 @@ def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     decision = make.decision(bandit, "d0")
     client.call(store.append_decision, decision)
     answered = client.call(rewards(store), make.report("d0", 0.1)).row
-    assert answered == (1, client.clock.now, "d0", None, 0.1, 0.1)
+    assert answered == Logged(1, client.clock.now, "d0", None, 0.1, 0.1)
     (row,) = logged(store, bandit)
     assert row.context.dtype == dtype
     assert row.context.tobytes() == decision.context.tobytes()
@@ -305,6 +306,6 @@ def test_a_sum_does_not_depend_on_the_order_of_its_rewards(client, store, make, 
     bandit = make.bandit(client, store, rewards=RewardSpec(aggregate="sum"))
     client.call(store.append_decision, make.decision(bandit, "d0"))
     for number, value in enumerate(order):
-        report = make.report("d0", value)._replace(reward_id=f"r{number}")
+        report = replace(make.report("d0", value), reward_id=f"r{number}")
         row = client.call(rewards(store), report).row
     assert row.after == 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from bandexa_core.ids import ActionId, DecisionId, DecisionKey, LogPosition
 from bandexa_core.log import contract
@@ -234,7 +235,7 @@ def test_changes_of_the_catalogue_go_once_no_decision_is_older(client, store, ma
     client.call(store.append_change, bandit, catalogue_change("a", "b", value=1.0))
     client.call(store.append_change, bandit, catalogue_change("c", value=2.0))
     for number, at in enumerate((2, 4)):
-        decision = make.decision(bandit, f"d{number}")._replace(position=LogPosition(at), time=at)
+        decision = replace(make.decision(bandit, f"d{number}"), position=LogPosition(at), time=at)
         client.call(store.append_decision, decision)
         client.call(rewards(store), make.report(f"d{number}"))
         client.call(store.append_change, bandit, catalogue_change("b", value=number + 3.0))
@@ -283,7 +284,7 @@ def test_of_several_reports_in_one_commit_the_last_is_sampled(client, store, mak
         _, change = contract.report(decision.state, reported, bandit.spec.rewards, 100)
         assert change is not None
         client.ask(store.append_step, Step(decision, change, 50.0, reported))
-        decision = decision._replace(state=change.state)
+        decision = replace(decision, state=change.state)
     client.commit()
     with store.reader() as reader:
         sample = reader.evicted(bandit, LogPosition(6), FAR, 100).rows
@@ -297,11 +298,11 @@ def test_look_ups_of_one_commit_are_answered_one_by_one(client, store, make, ban
     made = "0123456789abcdef" * 2  # stored as bytes by some
     record = make.decision(bandit, made)
     own = make.decision(bandit, "x")
-    own = own._replace(decision_id=store.ids.text(own.key))
+    own = replace(own, decision_id=store.ids.text(own.key))
     learn(client, store, make, bandit, 0, 2)
     for each in (record, own):
         client.call(store.append_decision, each)
-    client.call(rewards(store), make.report("d1", 4.0)._replace(reward_id="r"))
+    client.call(rewards(store), replace(make.report("d1", 4.0), reward_id="r"))
     names = ["d1", "nobody", made, own.decision_id, "d1", "d0"]
     asked = [client.ask(store.find_decision, DecisionId(name)) for name in names]
     client.commit()

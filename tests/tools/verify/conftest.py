@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from service.settings import Settings
@@ -221,7 +222,7 @@ class Copy:
         key = self.key(decision_id)
         (packed,) = self.execute("SELECT items FROM ledger WHERE key = ?", key)[0]
         first, *others = unpack_items(packed)
-        changed = first._replace(state=first.state._replace(**state))._replace(**(item or {}))
+        changed = replace(replace(first, state=replace(first.state, **state)), **(item or {}))
         self.execute(
             "UPDATE ledger SET items = ? WHERE key = ?", pack_items([changed, *others]), key
         )

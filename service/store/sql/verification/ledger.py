@@ -300,20 +300,20 @@ def _compare_metrics(
 
 def _is_sound(item: StoredItem) -> bool:
     """Whether an item has the types of one; its bytes may be anything that can be decoded."""
-    state: Sequence[Any] = item.state
-    num, partials, value, _, metrics = state
+    state: Any = item.state
     return (
         all(
             isinstance(each.num, int) and all(isinstance(part, float) for part in each.partials)
-            for each in metrics
+            for each in state.metrics
         )
         and all(
-            isinstance(number, int) and number >= 0 for number in (num, item.origin, item.latest)
+            isinstance(number, int) and number >= 0
+            for number in (state.num, item.origin, item.latest)
         )
-        and all(isinstance(partial, float) and math.isfinite(partial) for partial in partials)
+        and all(isinstance(partial, float) and math.isfinite(partial) for partial in state.partials)
         and all(
             number is None or (isinstance(number, float) and math.isfinite(number))
-            for number in (value, item.low, item.high)
+            for number in (state.value, item.low, item.high)
         )
     )
 
