@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from bandexa_core.ids import DecisionId
 from bandexa_core.log import contract
@@ -14,7 +14,7 @@ from bandexa_core.log.contract import DecisionState, Reported
 from bandexa_core.log.rows import LearnRow
 from bandexa_core.spec import ContextSpec, RewardSpec
 from service.store.errors import InvalidRequest, UnknownDecision
-from service.store.protocol import Logged, Step
+from service.store.protocol import Step
 from tests.store.contract.readable import Readers
 from tests.store.logs import learn_rows
 from tests.store.reporting import first_step, reportable, rewards
@@ -113,7 +113,7 @@ def test_a_step_is_stored_with_its_reward_its_value_and_its_log_row(client, stor
     client.call(store.append_decision, record)
     (step,) = chain(bandit, record, [0.5])
     answered = client.call(store.append_step, step)
-    assert answered == (Logged(1, client.clock.now, "d0", None, 0.5, 0.5),)
+    assert [astuple(each) for each in answered] == [(1, client.clock.now, "d0", None, 0.5, 0.5)]
     (row,) = logged(store, bandit)
     assert (row.position, row.time, row.decision_id, row.origin) == (1, client.clock.now, "d0", 1)
     assert (row.before, row.after, row.slot, row.low, row.high) == (None, 0.5, 0, None, None)
@@ -291,7 +291,7 @@ def test_a_learn_row_is_read_back_bit_for_bit(client, store, make, dtype):
     decision = make.decision(bandit, "d0")
     client.call(store.append_decision, decision)
     answered = client.call(rewards(store), make.report("d0", 0.1)).row
-    assert answered == Logged(1, client.clock.now, "d0", None, 0.1, 0.1)
+    assert astuple(answered) == (1, client.clock.now, "d0", None, 0.1, 0.1)
     (row,) = logged(store, bandit)
     assert row.context.dtype == dtype
     assert row.context.tobytes() == decision.context.tobytes()
