@@ -84,6 +84,7 @@ proof: $(VENV)/.dev  ## about three hours of kills, power loss, damage, hostile 
 	$(BIN)/python -m benchmarks bodies --json bench-out/bodies.json
 	$(BIN)/python -m benchmarks client --json bench-out/client.json
 	$(BIN)/python -m benchmarks workers --json bench-out/workers.json
+	$(BIN)/python -m benchmarks database --json bench-out/database.json
 	$(BIN)/python -m benchmarks soak --json bench-out/soak.json
 	$(BIN)/python -m benchmarks dashboard --json bench-out/dashboard.json
 

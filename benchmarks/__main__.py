@@ -65,6 +65,7 @@ PROOFS = {
     "slow_peers": "slow and endless clients lock nobody out, and every descriptor comes back",
     "client": "rewards that a client accepted count once, however its processes fork and end",
     "workers": "processes of a server of several are killed and nothing is lost; its rate",
+    "database": "servers of one database are killed, paused, failed over: nothing is lost",
     "soak": "memory, descriptors and answers stay level under long load",
 }
 # Their own arithmetic and that of their servers uses one thread, so that ratios compare like
