@@ -351,7 +351,7 @@ def lose_rows(crowd: Crowd, pair: Pair) -> None:
     within(partial(crowd.equal_everywhere, "first"), "equal scores")
     pair.fail_over()
     for server in crowd.servers:
-        within(lambda server=server: _diverged(server) > 0, "it builds its models anew")
+        within(partial(_diverged, server), "it builds its models anew")
     crowd.counts["lagging_failovers"] += 1
     crowd.settle()
     _teach(crowd, 10)
