@@ -80,7 +80,9 @@ def test_challengers_are_compared_side_by_side_on_the_same_rows(api, shop: str) 
     same = compared(api.call, shop, "greedy")["score"]
     assert (better["error"], better["reasons"]) == (None, [])
     assert (better["num"], same["num"]) == (2000, 2000)
-    assert 0.0 < better["low"] < 0.22 < better["high"], "it earns .775 where .55 is served"
+    assert 0.0 < better["low"] < better["lift"] < better["high"]
+    # It chooses the better action in 95 % of decisions. The standard error is .022 at most.
+    assert better["value"] == pytest.approx(0.775, abs=0.09)
     assert better["value"] == pytest.approx(better["served"] + better["lift"])
     assert better["is_better"]
     assert not same["is_better"]

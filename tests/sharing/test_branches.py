@@ -121,6 +121,28 @@ def test_no_decision_is_stored_that_a_model_of_lost_rows_has_made(
         assert checked.returncode == 0, checked.stdout
 
 
+def test_a_server_that_decides_nothing_builds_models_of_lost_rows_anew(
+    postgres: Cluster, tmp_path
+) -> None:
+    """Its scores and explanations would be of rows that nobody else has."""
+    with postgres.empty() as url, servers(tmp_path) as start:
+        both = [start(env=environment_of(url)) for _ in range(2)]
+        with both[0].client() as first, both[1].client() as second:
+            one, two = Api(first), Api(second)
+            name = one.two_actions()
+            served_at(second, name)
+            one.teach(name, [1.0, 0.0], "x", 1.0)
+            assert same_posterior(one, two, name) == 2
+            earlier = Tables(postgres, url.rpartition("=")[2])
+            one.teach(name, [1.0, 1.0], "y", 0.0)
+            assert same_posterior(one, two, name) == 3
+            earlier.put_back()
+            for http in (first, second):
+                poll(partial(has_diverged, http), "it builds its models anew")
+            assert same_posterior(one, two, name) == 2
+        assert [server.stop() for server in both] == [0, 0]
+
+
 def test_workers_of_one_server_build_models_of_lost_rows_anew(postgres: Cluster, tmp_path) -> None:
     """A worker that went on with one would have its keeper end again and again."""
     with postgres.empty() as url, servers(tmp_path) as start:

@@ -35,6 +35,12 @@ class LogMoved(Exception):
     sqlstate = MOVED
 
 
+class LogStrayed(Exception):
+    """The database has lost rows that this server has followed."""
+
+    sqlstate = STRAY
+
+
 class LeaseLost(Exception):
     """Another server is the keeper now."""
 

@@ -320,7 +320,7 @@ class PostgresWriter:
             return fault
         if fault is Fault.FINAL:
             if is_diverged(error):
-                log.critical("a decision is not stored: %s: %s", describe(error), WHY_LOST)
+                log.critical("nothing more is stored: %s: %s", describe(error), WHY_LOST)
                 self._diverged()
             else:
                 log.critical("another process has written to the store; only a restart finds out"

@@ -15,6 +15,8 @@ from bandexa_core.ids import DecisionId
 from service.store.address import PostgresUrl
 from service.store.errors import StoreError, Unavailable, UnknownDecision
 from service.store.identity import bandit_of
+from service.store.postgres.branches import lost_row
+from service.store.postgres.faults import LogStrayed
 from service.store.postgres.membership import Membership
 from service.store.postgres.store import PostgresStore
 from service.store.postgres.watching import Seen, Watcher
@@ -107,7 +109,9 @@ class SharedStore(PostgresStore):
 
     def _seen(self, seen: Seen) -> None:
         assert self._sharing is not None
-        self._sharing.note(seen.heads)  # before anything is decided by these rows
+        # They are noted before anything is decided by these rows.
+        if self._sharing.note(seen.heads):
+            self._deliver(self._compare)
         heads = {bandit: end.position for bandit, end in seen.heads.items()}
         changes = Changes(heads=heads, bandits=seen.bandits, served=seen.served)
         self._deliver(lambda: self._announced(changes))
@@ -129,7 +133,22 @@ class SharedStore(PostgresStore):
 
     def _came(self) -> None:
         self._lost_at = None
+        self._deliver(self._compare)
         self._deliver(lambda: self._announced(Changes(bandits=True)))
+
+    def _compare(self) -> None:
+        """Have the writer end this process where the database lacks rows of its models.
+
+        What they decide is not stored in any case, but a server that nobody asks for decisions
+        explains and scores by them as well.
+        """
+        self._put(self._require_rows, lambda _, error: None)
+
+    def _require_rows(self) -> None:
+        assert self._sharing is not None
+        lost = lost_row(self._database.session, self._sharing.seen())
+        if lost is not None:
+            raise LogStrayed(f"row {lost} of a log is lost, or another one is in its place")
 
 
 class ReplicaStore(SharedStore):

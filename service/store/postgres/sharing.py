@@ -37,8 +37,13 @@ class Sharing:
         self._new: dict[int, End] = {}
         self._lock = threading.Lock()
 
-    def note(self, heads: dict[int, End]) -> None:
-        """Note the ends of logs as they were seen; from any thread."""
+    def note(self, heads: dict[int, End]) -> bool:
+        """Note the ends of logs as they were seen; from any thread.
+
+        Returns:
+            Whether one went back: the database may have lost rows.
+        """
+        went_back = False
         with self._lock:
             self._new |= heads
             for bandit, end in heads.items():
@@ -46,6 +51,9 @@ class Sharing:
                 # An end that went back is of another branch: the writer compares the one before.
                 if before is None or end.position > before.position:
                     self._seen[bandit] = end
+                elif end != before:
+                    went_back = True
+        return went_back
 
     def moved(self) -> list[tuple[int, LogPosition]]:
         """Return the ends of logs that were seen since the last call."""
