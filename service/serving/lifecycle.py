@@ -180,6 +180,7 @@ async def running(
         rewards = Rewards(
             metrics, live.find, live.with_first_rules, store, commit, recent,
             settings.max_rewards_per_decision, batcher, rounds.order, live.metrics_of,
+            live.is_aside,
         )  # fmt: skip
         keeping.begin(live, rewards)
         if shared is not None:
@@ -365,6 +366,7 @@ async def replicating(
         rewards = Rewards(
             metrics, live.find, live.with_first_rules, store, commit, recent,
             settings.max_rewards_per_decision, batcher, lambda bandit: None, live.metrics_of,
+            live.is_aside,
         )  # fmt: skip
         explainer = Explainer(
             store.reader, store.history, partial(snapshots_at, settings), registry

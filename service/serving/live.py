@@ -134,6 +134,10 @@ class Bandits:
         """Return the bandits that are not served, sorted by name."""
         return [self._aside[name] for name in sorted(self._aside)]
 
+    def is_aside(self, uid: BanditUid) -> bool:
+        """Return whether a bandit exists and cannot be served."""
+        return any(each.record.uid == uid for each in self._aside.values())
+
     def changing(self, name: str) -> asyncio.Lock:
         """Return the lock under which a bandit is created or changed; others have their own.
 

@@ -37,6 +37,7 @@ COUNTED_S = 1.0
 AWAY_S = 3.0  # without the keeper, after which this process is not ready
 MAX_LAG_S = 5.0
 MOST_ASKED = 1000
+SWAP_AGAIN_S = 2.0
 MISSING_FOR_S = 2.0  # longer than a caller waits that was asked to come back
 Serve = Callable[[BanditRecord, SnapshotStore, ServingModel], Bandit]
 
@@ -76,6 +77,7 @@ class Replica:
         self._rounds: Rounds | None = None
         self._heads: dict[int, LogPosition] = {}
         self._served: dict[BanditUid, SnapshotVersion] = {}
+        self._unserved: dict[BanditUid, SnapshotVersion] = {}  # what could not be loaded last
         self._swapping: dict[BanditUid, asyncio.Task[None]] = {}
         self._syncing: asyncio.Task[None] | None = None
         self._sync_again = False
@@ -256,6 +258,7 @@ class Replica:
         self._store.forget(record.key)
         self._heads.pop(record.key, None)
         self._served.pop(record.uid, None)
+        self._unserved.pop(record.uid, None)
         self._reported.pop(record.key, None)
 
     def _begin_to_load(self, record: BanditRecord) -> None:
@@ -327,11 +330,18 @@ class Replica:
                 except BanditGone:
                     return
                 except RoundFailed as error:  # it may be gone by now, and a later one come
-                    log.warning("bandit %s: %s", bandit.record.name, error)
-                    if self._served.get(uid) == version:
+                    if self._unserved.get(uid) != version:
+                        log.warning("bandit %s: %s", bandit.record.name, error)
+                    self._unserved[uid] = version
+                    if self._served.get(uid) == version:  # the database may be away
+                        self._start(self._swap_again(uid))
                         return
         finally:
             self._swapping.pop(uid, None)
+
+    async def _swap_again(self, uid: BanditUid) -> None:
+        await asyncio.sleep(SWAP_AGAIN_S)
+        self._swap(uid)
 
     # -- the keeper is away ---------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class Rewards:
         batcher: Draws the decisions that are reported on.
         order_round: Receives each bandit whose next training round is due.
         reported_metrics: See `Steps`.
+        is_aside: Whether a bandit exists and cannot be served.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class Rewards:
         batcher: DecisionBatcher,
         order_round: Callable[[Bandit], None],
         reported_metrics: Callable[[int], ReportedMetrics | None],
+        is_aside: Callable[[BanditUid], bool],
     ) -> None:
         self._metrics = metrics
         self._find = find
+        self._is_aside = is_aside
         self._steps = Steps(
             store,
             commit,
@@ -93,7 +96,8 @@ class Rewards:
         """Store a reward and learn from it; returns its status and whether a round is due.
 
         The status is "stored" where the bandit has failed, or is frozen: it learns the reward once
-        it is recovered, or learns again.
+        it is recovered, or learns again. A server that is still loading the bandit serves it with
+        the reward: to its callers that is as good as learned.
 
         Raises:
             UnknownDecision, InvalidRequest: Nothing was stored.
@@ -113,13 +117,13 @@ class Rewards:
         status: AnsweredStatus = reported
         if rows:
             last = rows[-1].position
-            if bandit is None or not (
-                bandit.model.position >= last or await bandit.applier.applied(last)
-            ):
-                status = "stored"
-            else:
+            if bandit is None:
+                status = "stored" if self._is_aside(decision.bandit.uid) else status
+            elif bandit.model.position >= last or await bandit.applier.applied(last):
                 status = "stored" if bandit.model.holds else status
                 self.train_if_due(bandit)
+            else:
+                status = "stored"
         ended = time.perf_counter()
         self._metrics.reward_seconds.observe(ended - started)
         if spans.active is not None:

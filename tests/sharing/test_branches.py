@@ -14,8 +14,7 @@ from tests.fixtures.commands import bandexa
 from tests.fixtures.postgres import Cluster
 from tests.fixtures.servers import Server, servers
 from tests.fixtures.waiting import poll
-from tests.sharing.test_database_faults import served_at
-from tests.sharing.test_two_servers import environment_of, same_posterior
+from tests.sharing.test_two_servers import environment_of, same_posterior, served_at
 
 pytestmark = pytest.mark.needs("postgres")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 
-import httpx
 import pytest
 
 from tests.fixtures.api import Api
@@ -13,16 +12,10 @@ from tests.fixtures.commands import bandexa
 from tests.fixtures.postgres import cluster
 from tests.fixtures.servers import servers
 from tests.fixtures.waiting import poll
-from tests.sharing.test_two_servers import environment_of, same_posterior
+from tests.sharing.test_two_servers import environment_of, same_posterior, served_at
 from tests.workers.traffic import Traffic
 
 pytestmark = [pytest.mark.needs("postgres"), pytest.mark.slow]
-
-
-def served_at(http: httpx.Client, name: str) -> None:
-    """Wait until a server serves a bandit that another one has created, with its actions."""
-    body = {"bandit": name, "context": [1.0, 1.0]}
-    poll(lambda: http.post("/select", json=body).is_success, "it is served")
 
 
 @pytest.mark.parametrize("durability", ["commit", "barrier"])

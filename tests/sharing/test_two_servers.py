@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fixtures.api import Api
@@ -41,6 +43,12 @@ def child_of(server: Server) -> int:
     """Return the process that serves for a server."""
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     return int(children[0])
+
+
+def served_at(http: httpx.Client, name: str) -> None:
+    """Wait until a server serves a bandit that another one has created, with its actions."""
+    body = {"bandit": name, "context": [1.0, 1.0]}
+    poll(lambda: http.post("/select", json=body).is_success, "it is served")
 
 
 def same_posterior(one: Api, two: Api, name: str) -> int:
@@ -112,6 +120,49 @@ def test_a_round_is_served_by_both(pair) -> None:
 
     poll(both_serve_it, "both serve the round's model")
     same_posterior(one, two, name)
+
+
+def test_a_reward_at_a_server_that_still_loads_the_bandit_is_as_good_as_learned(
+    postgres, tmp_path
+) -> None:
+    """The first network of a server takes seconds: it loads PyTorch."""
+    with postgres.empty() as url, servers(tmp_path) as start:
+        one, two = (start(env=environment_of(url)) for _ in range(2))
+        with one.client() as first, two.client() as second:
+            keeper, replica = Api(first), Api(second)
+            name = keeper.two_actions(policy="neural_linear_ts", encoder={"name": "mlp"})
+            decision = keeper.select(name, [1.0, 0.0])["decision_id"]
+            report = {"decision_id": decision, "reward": 1.0}
+
+            def answer() -> dict[str, Any] | None:
+                """Return what the other server says; it may not know of the bandit yet."""
+                found = second.post("/reward", json=report)
+                return found.json() if found.is_success else None
+
+            assert poll(answer, "it is answered")["status"] == "applied"
+            served_at(second, name)
+            assert same_posterior(keeper, replica, name) == 2
+
+
+def test_a_snapshot_that_a_server_cannot_load_is_served_once_it_can(postgres, tmp_path) -> None:
+    """Else this server would decide by an older model until the next round."""
+    with postgres.empty() as url, servers(tmp_path) as start:
+        one, two = (start(env=environment_of(url)) for _ in range(2))
+        with one.client() as first, two.client() as second:
+            keeper, replica = Api(first), Api(second)
+            name = keeper.two_actions(policy="neural_linear_ts", encoder={"name": "mlp"})
+            for number in range(20):
+                keeper.teach(name, [number / 20, 1.0], "xy"[number % 2], number % 2)
+            same_posterior(keeper, replica, name)
+            cache = two.data_dir / "snapshots" / keeper.state(name)["uid"]
+            shutil.rmtree(cache)
+            cache.write_text("no directory")
+            version = keeper.train(name)["snapshot"]
+            poll(lambda: "cannot be served" in two.log_text(), "it cannot be loaded")
+            assert replica.select(name, [0.5, 1.0])["snapshot"] < version
+            cache.unlink()
+            poll(lambda: replica.select(name, [0.5, 1.0])["snapshot"] == version, "it is served")
+            same_posterior(keeper, replica, name)
 
 
 def test_a_window_closes_with_what_either_server_was_told(pair) -> None:
