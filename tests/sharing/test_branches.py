@@ -138,6 +138,15 @@ def test_a_server_that_decides_nothing_builds_models_of_lost_rows_anew(
             earlier.put_back()
             for http in (first, second):
                 poll(partial(has_diverged, http), "it builds its models anew")
+
+                def has_two_rows(http: httpx.Client = http) -> bool:
+                    """Whether its new process serves: the one that ends answers meanwhile."""
+                    with suppress(httpx.TransportError):
+                        answer = http.post(f"/bandits/{name}/score", json={"context": [1.0, 0.0]})
+                        return answer.is_success and answer.json()["position"] == 2
+                    return False
+
+                poll(has_two_rows, "it serves what is left")
             assert same_posterior(one, two, name) == 2
         assert [server.stop() for server in both] == [0, 0]
 

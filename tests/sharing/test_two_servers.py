@@ -58,15 +58,13 @@ def same_posterior(one: Api, two: Api, name: str) -> int:
     """
     contexts = ([1.0, 0.0], [0.0, 1.0], [0.3, -2.0])
 
-    def scores() -> list[list[dict[str, Any]]]:
-        return [[api.scores(name, context) for context in contexts] for api in (one, two)]
+    def at_one_position() -> list[list[dict[str, Any]]] | None:
+        """Return what both say; a round may be served at any moment, at one of them first."""
+        found = [[api.scores(name, context) for context in contexts] for api in (one, two)]
+        states = {(each["position"], each["snapshot"]) for half in found for each in half}
+        return found if len(states) == 1 else None
 
-    def at_one_position() -> bool:
-        found = [each for half in scores() for each in half]
-        return len({(each["position"], each["snapshot"]) for each in found}) == 1
-
-    poll(at_one_position, "both have applied the same rows")
-    ours, theirs = scores()
+    ours, theirs = poll(at_one_position, "both have applied the same rows")
     assert ours == theirs
     return int(ours[0]["position"])
 

@@ -102,16 +102,17 @@ class Session:
     Args:
         url: The database.
         own_loop: Whether it is used outside of any event loop alone.
+        wait_s: How long to wait for the database, when connecting too; None: as long as usual.
     """
 
-    def __init__(self, url: PostgresUrl, *, own_loop: bool) -> None:
+    def __init__(self, url: PostgresUrl, *, own_loop: bool, wait_s: float | None = None) -> None:
         self._loop: _OwnLoop | _ReadersLoop = _OwnLoop() if own_loop else _readers_loop()
         self._own_loop = own_loop
         self._prepared: dict[str, _Prepared] = {}
         try:
             self._connection: asyncpg.Connection = self._loop.run(
                 asyncpg.connect(
-                    url.url, timeout=CONNECT_S, command_timeout=STATEMENT_S,
+                    url.url, timeout=wait_s or CONNECT_S, command_timeout=wait_s or STATEMENT_S,
                     server_settings=SESSION, statement_cache_size=0,
                 )
             )  # fmt: skip
@@ -218,10 +219,15 @@ class ReadConnection:
     Its exceptions are `StoreUnreadable`. `BEGIN` holds one state of the database until `COMMIT`.
     A call from another thread waits for the one under way, as with SQLite: a worker whose keeper
     ends reads on its event loop while a model is loaded.
+
+    Args:
+        url: The database.
+        wait_s: See `Session`.
     """
 
-    def __init__(self, url: PostgresUrl) -> None:
+    def __init__(self, url: PostgresUrl, wait_s: float | None = None) -> None:
         self._url = url
+        self._wait_s = wait_s
         self._session: Session | None = None
         self._closed = False
         self._one_at_a_time = threading.Lock()
@@ -232,7 +238,12 @@ class ReadConnection:
         if sql == "BEGIN":
             sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         with self._one_at_a_time, as_unreadable():
-            return self._connected().execute(sql, parameters)
+            session = self._connected()
+            try:
+                return session.execute(sql, parameters)
+            except TimeoutError:  # the answer may still come: nobody waits for it
+                session.abort()
+                raise
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> None:
         """Refuse: it only reads."""
@@ -250,5 +261,5 @@ class ReadConnection:
             if self._closed:
                 raise asyncpg.InterfaceError("the reader is closed")
             if self._session is None or self._session.is_closed:
-                self._session = Session(self._url, own_loop=False)
+                self._session = Session(self._url, own_loop=False, wait_s=self._wait_s)
             return self._session

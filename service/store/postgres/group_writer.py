@@ -259,6 +259,8 @@ class PostgresWriter:
             self.times.sync.observe(time.perf_counter() - written)
         self._ends.update(self._db.moved)
         self._moved_ends.update(self._db.moved)
+        if self._sharing is not None and self._barrier is None:  # else it may be lost
+            self._sharing.wrote(self._db.moved)
         self._committed()
         return refused
 
@@ -389,7 +391,7 @@ class PostgresWriter:
             return f"another server has used the database meanwhile (opening {epoch})"
         ends = list(self._ends.items())
         if self._sharing is not None:  # a model may have rows that others have appended
-            ends += self._sharing.seen()
+            ends += self._sharing.seen().items()
         lost = lost_row(session, ends)
         if lost is None:
             return None

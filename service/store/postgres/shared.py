@@ -25,6 +25,7 @@ from service.store.records import BanditRecord
 from service.store.sharing import Changes
 
 READ_AGAIN_S = 1.0
+SILENT_S = 3.0  # of the database, after which this process is not ready
 
 
 class SharedStore(PostgresStore):
@@ -61,9 +62,12 @@ class SharedStore(PostgresStore):
         Not `found`: whether the logs are still those of the models is known to the
         writer, which ends this process where they are not.
         """
+        assert self._sharing is not None
         self._announce = changed
         if self._watcher is None:
-            self._watcher = Watcher(self._url, self._seen, self._went, self._came)
+            self._watcher = Watcher(
+                self._url, self._sharing.seen, self._seen, self._went, self._came
+            )
 
     @property
     def overtaken(self) -> int:
@@ -74,6 +78,13 @@ class SharedStore(PostgresStore):
     def lost_s(self) -> float:
         """Return for how many seconds the database has not answered; 0 while it does."""
         return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+
+    @property
+    def failure(self) -> str | None:
+        """See `EventStore.failure`; a write that waits for a network notices nothing for long."""
+        if super().failure is None and self.lost_s() > SILENT_S:
+            return "the database does not answer"
+        return super().failure
 
     @property
     def failed_for_good(self) -> bool:
@@ -109,8 +120,8 @@ class SharedStore(PostgresStore):
 
     def _seen(self, seen: Seen) -> None:
         assert self._sharing is not None
-        # They are noted before anything is decided by these rows.
-        if self._sharing.note(seen.heads):
+        self._sharing.note(seen.heads)  # before anything is decided by these rows
+        if seen.went_back:
             self._deliver(self._compare)
         heads = {bandit: end.position for bandit, end in seen.heads.items()}
         changes = Changes(heads=heads, bandits=seen.bandits, served=seen.served)
@@ -128,8 +139,8 @@ class SharedStore(PostgresStore):
         self.clock.note()
         self._own.read_again()
 
-    def _went(self) -> None:
-        self._lost_at = time.monotonic()
+    def _went(self, answered_at: float) -> None:
+        self._lost_at = answered_at
 
     def _came(self) -> None:
         self._lost_at = None
@@ -146,7 +157,7 @@ class SharedStore(PostgresStore):
 
     def _require_rows(self) -> None:
         assert self._sharing is not None
-        lost = lost_row(self._database.session, self._sharing.seen())
+        lost = lost_row(self._database.session, self._sharing.seen().items())
         if lost is not None:
             raise LogStrayed(f"row {lost} of a log is lost, or another one is in its place")
 
@@ -168,10 +179,11 @@ class ReplicaStore(SharedStore):
 
     def find_decision(self, decision_id: DecisionId, done: Done[FoundDecision]) -> None:
         """See `EventStore.find_decision`; that of a bandit created just now may be found later."""
+        newest = self._newest  # it may be known once the answer is here, and was not looked for
 
         def found(decision: FoundDecision | None, error: Exception | None) -> None:
             key = self.ids.key(decision_id)
-            if isinstance(error, UnknownDecision) and key and bandit_of(key) > self._newest:
+            if isinstance(error, UnknownDecision) and key and bandit_of(key) > newest:
                 error = Unavailable("the bandit of the decision is not served here yet")
             done(decision, error)
 

@@ -9,9 +9,9 @@ from bandexa_core.ids import LogPosition
 from service.observe.counters import SharedCount
 from service.store.postgres.faults import LeaseLost
 from service.store.postgres.leases import KEEPER, held
+from service.store.postgres.watching import End
 
 if TYPE_CHECKING:
-    from service.store.postgres.watching import End
     from service.store.postgres.writing import WritingDatabase
 
 _HELD = f"SELECT {held('?1', '?2')}"
@@ -37,23 +37,24 @@ class Sharing:
         self._new: dict[int, End] = {}
         self._lock = threading.Lock()
 
-    def note(self, heads: dict[int, End]) -> bool:
-        """Note the ends of logs as they were seen; from any thread.
-
-        Returns:
-            Whether one went back: the database may have lost rows.
-        """
-        went_back = False
+    def note(self, heads: dict[int, End]) -> None:
+        """Note the ends of logs as they were seen; from any thread."""
         with self._lock:
             self._new |= heads
-            for bandit, end in heads.items():
-                before = self._seen.get(bandit)
-                # An end that went back is of another branch: the writer compares the one before.
-                if before is None or end.position > before.position:
-                    self._seen[bandit] = end
-                elif end != before:
-                    went_back = True
-        return went_back
+            self._add(heads)
+
+    def wrote(self, ends: dict[int, tuple[int, bytes]]) -> None:
+        """Note the ends of logs that this server has moved."""
+        if ends:
+            with self._lock:
+                self._add({key: End(LogPosition(at), digest) for key, (at, digest) in ends.items()})
+
+    def _add(self, ends: dict[int, End]) -> None:
+        for bandit, end in ends.items():
+            before = self._seen.get(bandit)
+            # An end that went back is of another branch: the writer compares the one before.
+            if before is None or end.position > before.position:
+                self._seen[bandit] = end
 
     def moved(self) -> list[tuple[int, LogPosition]]:
         """Return the ends of logs that were seen since the last call."""
@@ -63,10 +64,10 @@ class Sharing:
             new, self._new = self._new, {}
         return [(bandit, end.position) for bandit, end in new.items()]
 
-    def seen(self) -> list[tuple[int, End]]:
+    def seen(self) -> dict[int, End]:
         """Return the newest ends of logs: the models of this server have no row behind them."""
         with self._lock:
-            return list(self._seen.items())
+            return dict(self._seen)
 
     def require(self, db: WritingDatabase) -> None:
         """Require in the running transaction that this server is still the keeper.
